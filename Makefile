@@ -1,0 +1,40 @@
+# make reproduce            the report of the profile cpu, from nothing, into reports/  (PROFILE=smoke or gpu for another)
+# make test                 the tests, and every committed notebook executed again and compared
+# make notebooks            the committed notebooks' own outputs, computed anew with an empty cache
+# make lock                 requirements.lock, anew from pyproject.toml
+
+PYTHON ?= python3.11
+PROFILE ?= cpu
+VENV := .venv
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+.PHONY: reproduce test notebooks lock
+
+reproduce: $(READY)
+	$(BIN)/python -m rfmi run --profile $(PROFILE)
+
+test: $(READY)
+	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+
+notebooks: $(READY)
+	$(BIN)/python -m rfmi refresh
+
+# The file .ready is made last: an environment whose making was interrupted has none, and is made anew.
+$(READY): requirements.lock
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not there: install Python 3.11, or name one with PYTHON=..." >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	touch $@
+
+# Builds made for one accelerator are left out of the lock, and their suffixes: each machine takes its own build of one version.
+lock:
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --editable ".[test]"
+	{ echo '# Python 3.11. All that pyproject.toml asks for, with its extra "test", and what that needs; written by "make lock".'; \
+	  .venv-lock/bin/python -m pip freeze --exclude-editable | grep -v -E '^(nvidia|cuda|triton)' | sed -E 's/\+[A-Za-z0-9.]+$$//'; \
+	} > requirements.lock
+	rm -rf .venv-lock

@@ -1,0 +1,29 @@
+"""What the tests and the notebooks' checks (nbval) share: a cache that starts empty, so that nothing is compared with
+itself.
+"""
+
+import os
+import tempfile
+
+import pytest
+
+CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point the cache, also that of the kernels nbval starts, at an empty folder."""
+    config.stash[CACHE] = tempfile.TemporaryDirectory()
+    os.environ["RFMI_CACHE"] = config.stash[CACHE].name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove that folder."""
+    config.stash[CACHE].cleanup()
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Progress bars and warnings differ between two equal runs: nbval does not compare what a notebook writes to
+    stderr.
+    """
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr",)

@@ -1,0 +1,89 @@
+"""The one interface: a velocity field u(x_t, t, condition or null).
+
+Time runs from noise to data: t in [0, 1], x_t = (1 - t) eps + t x with eps ~ N(0, I) and x ~ data.
+
+    u(x_t, t | y) = E[x - eps | x_t, y]        conditional velocity
+    u(x_t, t)     = E[x - eps | x_t]           unconditional velocity (the null condition)
+    Delta         = u(. | y) - u(.)
+    score         grad log p_t(x_t) = (t u - x_t) / (1 - t)
+    denoiser      E[x | x_t] = x_t + (1 - t) u
+    guidance      u_g = u(.) + g Delta
+
+Stable Diffusion 3 writes sigma = 1 - t and predicts v = eps - x = -u. A closed form, a small network and a
+text-to-image pipeline are all velocity fields; whatever stands above this interface knows no more of them than this.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class VelocityField(Protocol):
+    """Anything called as `field(x_t, t, condition)`.
+
+    A field may also offer `both(x_t, t, condition)`, returning the conditional and the unconditional velocity from one
+    batched forward pass; `both_branches` uses it where it is there.
+    """
+
+    def __call__(self, x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        """The velocity, with the shape of x_t.
+
+        x_t: noisy sample (B, *); t: times (B,) in [0, 1]; condition: (B, d_y) or labels (B,), None for the null
+        condition.
+        """
+        ...
+
+
+def expand_time(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """t (B,) with the dtype of x (B, *) and one trailing axis of length 1 for each of x's, so that the two
+    broadcast."""
+    if t.ndim != 1 or x.ndim < 2 or len(t) != len(x):
+        raise ValueError(
+            f"t must be (B,) and x (B, d, ...), got {tuple(t.shape)} and {tuple(x.shape)}: give one time per row of x"
+        )
+    return t.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def interpolate(x: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """x_t = (1 - t) eps + t x, with x and eps (B, *) and t (B,)."""
+    time = expand_time(t, x)
+    return (1 - time) * eps + time * x
+
+
+def both_branches(
+    field: VelocityField, x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(u(x_t, t | condition), u(x_t, t)), each (B, *). Raises ValueError where there is no condition to compare
+    with."""
+    if condition is None:
+        raise ValueError("condition is None, which is the null branch itself; give one condition per row of x_t")
+    both = getattr(field, "both", None)
+    if both is not None:
+        return both(x_t, t, condition)
+    return field(x_t, t, condition), field(x_t, t, None)
+
+
+def guided(u_conditional: torch.Tensor, u_unconditional: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance, u(.) + scale (u(.|y) - u(.)): scale 1 is the conditional field, 0 the unconditional
+    one."""
+    if scale == 1:
+        return u_conditional
+    return u_unconditional + scale * (u_conditional - u_unconditional)
+
+
+def score(velocity: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """grad log p_t(x_t) = (t u - x_t) / (1 - t), shape (B, *).
+
+    Raises ValueError at t = 1, where a velocity no longer determines the score (0 / 0).
+    """
+    time = expand_time(t, x_t)
+    if bool((time >= 1).any()):
+        raise ValueError("the score cannot be read from a velocity at t = 1, where it is 0 / 0; ask for times below 1")
+    return (time * velocity - x_t) / (1 - time)
+
+
+def denoised(velocity: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """E[x | x_t] = x_t + (1 - t) u, shape (B, *)."""
+    return x_t + (1 - expand_time(t, x_t)) * velocity

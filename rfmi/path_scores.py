@@ -1,0 +1,139 @@
+"""The sampling ODE, and the scores published along it.
+
+Time runs from noise to data: samples follow dx = u dt from x_0 ~ N(0, I) at t = 0 to t = 1, by Euler's rule as in the
+official pipelines, on a grid t_0 = 0 < ... < t_S = 1. Stable Diffusion 3 steps sigma = 1 - t downwards with v = -u: the
+same update, and v . (v - v_null) = u . (u - u_null), so no sign changes between the two. With guidance g the sample
+moves along u_g = u(.) + g Delta, Delta = u(.|y) - u(.). Three scores of one trajectory, (n,) each:
+
+    path          sum_s (t_{s+1} - t_s) t_s/(1-t_s) u(x_s|y) . Delta_s     RFMI, arXiv 2503.14358, Algorithm 2
+    guided path   mean_s t_s/(1-t_s) u_g(x_s) . (u_g(x_s) - u(x_s))       the official code's variant
+    squared       sum_s (t_{s+1} - t_s) t_s/(1-t_s) ||Delta_s||^2          the squared form along the same trajectory
+
+Algorithm 2 is written for an even grid, where its plain sum is the sum above times a constant. The official code skips
+the steps with sigma = 1 and sigma <= 0.05, and takes an unweighted mean over what is left: on a shifted grid that mean
+is not an integral. None of the three is the point-wise information of the sample; notebook 01 measures how they rank
+samples against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from rfmi.fields import VelocityField, both_branches, guided
+
+OFFICIAL_SMALLEST_SIGMA = 0.05
+
+
+@dataclass(frozen=True)
+class PathStep:
+    """One Euler step: from x_t at t, along the guided velocity, to `following` at t + dt; tensors (n, *)."""
+
+    t: float
+    dt: float
+    x_t: torch.Tensor
+    u_conditional: torch.Tensor
+    u_unconditional: torch.Tensor
+    u_guided: torch.Tensor
+    following: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PathScores:
+    """Samples (n, *), the three scores of their trajectories (n,), and the network evaluations spent."""
+
+    samples: torch.Tensor
+    path: torch.Tensor
+    guided_path: torch.Tensor
+    squared: torch.Tensor
+    evaluations: int
+
+
+def time_grid(steps: int, shift: float = 1.0) -> torch.Tensor:
+    """The grid of diffusers' FlowMatchEulerDiscreteScheduler (1,000 training steps) as t = 1 - sigma, (steps + 1,) from
+    0 to 1.
+
+    sigma runs evenly from 1 to the smallest training sigma, is shifted to shift sigma / (1 + (shift - 1) sigma), and
+    ends at 0. The smallest training sigma is itself shifted once, so the last sigmas are shifted twice, there as here.
+    """
+    if steps < 2 or shift <= 0:
+        raise ValueError(f"steps is {steps} and shift {shift}; choose at least 2 steps and a positive shift")
+    smallest = _shifted(torch.tensor(1e-3, dtype=torch.float64), shift)
+    even = torch.linspace(1.0, float(smallest), steps, dtype=torch.float64)
+    return 1 - torch.cat([_shifted(even, shift), even.new_zeros(1)])
+
+
+def sampling_steps(
+    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
+) -> Iterator[PathStep]:
+    """Euler steps along the guided ODE, one by one; the last step's `following` is the sample.
+
+    noise: x_0 (n, *); condition: n rows or labels; times: increasing grid (S + 1,) in [0, 1]; guidance: g, 1 for none.
+    """
+    grid = [float(t) for t in times]
+    if len(grid) < 2 or grid[0] < 0 or grid[-1] > 1 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
+        raise ValueError("times must be an increasing grid of at least two values in [0, 1]; use `time_grid`")
+    x_t = noise
+    for t, later in zip(grid, grid[1:], strict=False):
+        with torch.no_grad():
+            u_c, u_m = both_branches(field, x_t, noise.new_full((len(noise),), t), condition)
+            u_g = guided(u_c, u_m, guidance)
+            following = x_t + (later - t) * u_g
+        yield PathStep(t, later - t, x_t, u_c, u_m, u_g, following)
+        x_t = following
+
+
+def path_scores(
+    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
+) -> PathScores:
+    """Samples and all three scores of their trajectories from one pass; arguments as in `sampling_steps`.
+
+    Costs 2 n evaluations a step. Raises ValueError for a grid without a step the official code would score.
+    """
+    totals = torch.zeros(3, len(noise), dtype=torch.float64, device=noise.device)
+    scored, steps, sample = 0, 0, noise
+    for step in sampling_steps(field, noise, condition, times=times, guidance=guidance):
+        weight = step.t / (1 - step.t)
+        delta = step.u_conditional - step.u_unconditional
+        totals[0] += step.dt * weight * _dot(step.u_conditional, delta)
+        totals[2] += step.dt * weight * _dot(delta, delta)
+        if _official_step(step.t):
+            totals[1] += weight * _dot(step.u_guided, step.u_guided - step.u_unconditional)
+            scored += 1
+        steps, sample = steps + 1, step.following
+    if not scored:
+        raise ValueError("no step of this grid has 0.05 < sigma < 1, so the official score is empty; use a finer grid")
+    return PathScores(sample, totals[0], totals[1] / scored, totals[2], 2 * len(noise) * steps)
+
+
+def path_score(
+    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples (n, *) and the score (n,) of RFMI's Algorithm 2 (arXiv 2503.14358), in nats; see the top of this
+    module."""
+    scores = path_scores(field, noise, condition, times=times, guidance=guidance)
+    return scores.samples, scores.path
+
+
+def guided_path_score(
+    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 7.5
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples (n, *) and the score (n,) of RFMI's official code, a mean over steps rather than an integral; its
+    guidance is 7.5."""
+    scores = path_scores(field, noise, condition, times=times, guidance=guidance)
+    return scores.samples, scores.guided_path
+
+
+def _official_step(t: float) -> bool:
+    """Whether the official code scores the step at sigma = 1 - t."""
+    return OFFICIAL_SMALLEST_SIGMA < 1 - t < 1
+
+
+def _shifted(sigma: torch.Tensor, shift: float) -> torch.Tensor:
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a.double() * b.double()).flatten(1).sum(1)

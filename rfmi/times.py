@@ -1,0 +1,124 @@
+"""When to look: times t at which the integrals over the path are estimated, with the weight of each.
+
+An integral over t in [t_min, t_max] is estimated as
+
+    integral f(t) dt  ~  sum_j w_j f(t_j),   t_j = Q^-1((j + U_j) / J),   w_j = 1 / (J q(t_j)),   j < J, U_j ~ U(0, 1):
+
+one draw in each of J strata of equal probability under a density q, whose weight is divided out, so the sum is unbiased
+for every q that is positive where f is not 0. q is constant on cells, so its distribution function Q is inverted
+exactly. A share `floor` of uniform density is mixed in, which keeps q positive and every weight below (t_max - t_min) /
+(J floor). The variance is least for q proportional to the root mean square of f's summand; q proportional to f itself
+is a good choice where the two have the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+def gauss_legendre(nodes: int, t_min: float = 0.0, t_max: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes and weights (nodes,) of the Gauss-Legendre rule on [t_min, t_max]; no node touches an end."""
+    _check_range(t_min, t_max)
+    points, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(nodes))
+    half = (t_max - t_min) / 2
+    return t_min + half * (points + 1), half * weights
+
+
+@dataclass(frozen=True)
+class StratifiedTimes:
+    """One time per stratum under a density that is constant on cells; build it by `uniform`, `from_curve` or `matched`.
+
+    draws: times per pair, J; edges: (G + 1,) increasing cell borders, from t_min to t_max; mass: (G,) probability of
+    each cell.
+    """
+
+    draws: int
+    edges: torch.Tensor
+    mass: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws is {self.draws}; ask for at least one time per pair")
+
+    @classmethod
+    def uniform(cls, draws: int, t_min: float = 0.0, t_max: float = 1.0) -> StratifiedTimes:
+        """Uniform density on [t_min, t_max]."""
+        _check_range(t_min, t_max)
+        return cls(draws, torch.tensor([t_min, t_max], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+
+    @classmethod
+    def from_curve(cls, draws: int, grid: torch.Tensor, values: torch.Tensor, floor: float = 0.1) -> StratifiedTimes:
+        """Density proportional to a tabulated curve, with a share `floor` of uniform density mixed in.
+
+        grid: (G + 1,) increasing times; values: (G + 1,) the curve there, not negative (a curve of zeros gives the
+        uniform density). Raises ValueError for anything else and for a floor outside (0, 1].
+        """
+        edges, curve = (torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in (grid, values))
+        if edges.ndim != 1 or len(edges) < 2 or curve.shape != edges.shape or bool((edges.diff() <= 0).any()):
+            raise ValueError(
+                "grid and values must be vectors of one length, two or more, with grid increasing; sort the grid"
+            )
+        if not bool(torch.isfinite(curve).all()) or bool((curve < 0).any()):
+            raise ValueError("values must be finite and not negative; pass the magnitude of the curve")
+        if not 0 < floor <= 1:
+            raise ValueError(f"floor is {floor}; it must lie in (0, 1] so that no time has probability 0")
+        _check_range(float(edges[0]), float(edges[-1]))
+        width = edges.diff()
+        even = width / width.sum()
+        cell = width * (curve[1:] + curve[:-1])
+        mass = (1 - floor) * cell / cell.sum() + floor * even if bool(cell.sum() > 0) else even
+        return cls(draws, edges, mass)
+
+    @classmethod
+    def matched(
+        cls,
+        draws: int,
+        integrand: Callable[[torch.Tensor], torch.Tensor],
+        t_min: float = 0.0,
+        t_max: float = 1.0,
+        cells: int = 200,
+        floor: float = 0.1,
+    ) -> StratifiedTimes:
+        """Density matched to the magnitude of `integrand(t)`, t (cells + 1,), such as a Gaussian field's
+        `squared_integrand`.
+
+        The integrand must be finite on the whole of [t_min, t_max]: a Gaussian field's is, up to and at t = 1.
+        """
+        _check_range(t_min, t_max)
+        grid = torch.linspace(t_min, t_max, cells + 1, dtype=torch.float64)
+        return cls.from_curve(draws, grid, integrand(grid).abs(), floor)
+
+    def density(self, t: torch.Tensor) -> torch.Tensor:
+        """q(t), the shape of t; 0 outside [t_min, t_max]."""
+        cell = (torch.searchsorted(self.edges, t.double(), right=True) - 1).clamp(0, len(self.mass) - 1)
+        inside = (t >= self.edges[0]) & (t <= self.edges[-1])
+        return (self.mass / self.edges.diff())[cell] * inside
+
+    def draw(self, n: int, generator: torch.Generator, share: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Times and weights, each (n, draws) in float64; every `share` rows in turn have the same ones.
+
+        Raises ValueError where n is not a multiple of share.
+        """
+        if share < 1 or n % share:
+            raise ValueError(
+                f"{n} rows cannot be shared out in groups of {share}; give every prompt as many candidates"
+            )
+        uniform = torch.rand(n // share, self.draws, generator=generator, dtype=torch.float64)
+        level = (torch.arange(self.draws, dtype=torch.float64) + uniform) / self.draws
+        upper = self.mass.cumsum(0)
+        cell = torch.searchsorted(upper, level, right=True).clamp(max=len(self.mass) - 1)
+        within = (level - (upper - self.mass)[cell]) / self.mass[cell]
+        width = self.edges.diff()[cell]
+        latest = torch.nextafter(self.edges[-1], self.edges[0])
+        t = (self.edges[cell] + within * width).clamp(self.edges[0], latest)
+        weights = width / (self.draws * self.mass[cell])
+        return t.repeat_interleave(share, 0), weights.repeat_interleave(share, 0)
+
+
+def _check_range(t_min: float, t_max: float) -> None:
+    if not 0 <= t_min < t_max <= 1:
+        raise ValueError(f"times run from {t_min} to {t_max}; choose 0 <= t_min < t_max <= 1")

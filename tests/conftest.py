@@ -1,0 +1,86 @@
+"""Every test on one thread, with an empty cache of its own and figures that need no screen."""
+
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import pytest
+import torch
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The test's own cache folder, empty."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RFMI_CACHE", str(folder))
+    return folder
+
+
+NOTEBOOK = """
+# A small study
+---
+## Question
+
+Is the mean of $n$ draws small?
+---
+parameters
+n_samples = 3
+scale = 1.0
+names = ["a"]
+exact = True
+output = ""
+---
+import matplotlib.pyplot as plt
+import numpy as np
+
+from rfmi.study.report import save_results, show_figure
+
+draws = scale * np.random.default_rng(0).standard_normal(n_samples)
+---
+figure, axes = plt.subplots()
+axes.plot(draws)
+show_figure(figure, name="small_draws", caption="The draws <in order>.", alt="A line of \\"draws\\".", output=output)
+---
+save_results("small", {"mean": draws.mean(), "n": n_samples}, output)
+---
+verdict
+print(f"The mean of {n_samples} draws is {'small' if abs(draws.mean()) < 10 else 'large'}.")
+"""
+
+
+@pytest.fixture
+def write_notebook(tmp_path):
+    """A function that writes a notebook into a study of its own in `tmp_path` and returns its path.
+
+    The text's cells are separated by ---; a cell that starts with # is Markdown, a first line "parameters" or
+    "verdict" is a tag.
+    """
+
+    def write(text: str = NOTEBOOK, name: str = "01_small", profiles: dict | None = None) -> Path:
+        cells = []
+        for source in text.strip().split("\n---\n"):
+            source = source.strip()
+            tag, _, rest = source.partition("\n")
+            tagged = tag in ("parameters", "verdict")
+            new = new_markdown_cell if source.startswith("#") else new_code_cell
+            cells.append(
+                new(rest if tagged else source, metadata={"tags": [tag]} if tagged else {}, id=f"cell-{len(cells)}")
+            )
+        kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        path = tmp_path / "notebooks" / f"{name}.ipynb"
+        (path.parent / "profiles").mkdir(parents=True, exist_ok=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+        for profile, values in (profiles or {"smoke": {}}).items():
+            (path.parent / "profiles" / f"{profile}.yaml").write_text(yaml.safe_dump(values))
+        return path
+
+    return write

@@ -1,0 +1,153 @@
+"""Sampling against diffusers' scheduler, the scores against their definitions, and what a mean over steps is not."""
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from rfmi.closed_form import GaussianMixtureField, GaussianPairField
+from rfmi.fields import guided
+from rfmi.path_scores import guided_path_score, path_score, path_scores, sampling_steps, time_grid
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def setting(n=6):
+    field = GaussianPairField.from_correlations([0.75, 0.5])
+    condition = field.sample(n, seeded(0))[1]
+    return field, torch.randn(n, 2, generator=seeded(1), dtype=torch.float64), condition
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_sampling_is_that_of_diffusers(shift, guidance):
+    field, noise, condition = setting()
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(28)
+    torch.testing.assert_close(1 - time_grid(28, shift), scheduler.sigmas.double(), rtol=1e-5, atol=1e-6)
+    sample = noise.float()
+    for timestep in scheduler.timesteps:
+        t = torch.full((len(sample),), 1 - float(timestep) / 1000, dtype=torch.float64)
+        v_c, v_m = -field(sample.double(), t, condition), -field(sample.double(), t)
+        sample = scheduler.step((v_m + guidance * (v_c - v_m)).float(), timestep, sample).prev_sample
+    *_, last = sampling_steps(field, noise, condition, times=time_grid(28, shift), guidance=guidance)
+    torch.testing.assert_close(last.following.float(), sample, rtol=1e-4, atol=1e-4)
+
+
+def test_unguided_sampling_keeps_the_normal_coordinates_of_a_gaussian():
+    field = GaussianPairField.from_correlations([0.75])
+    noise, condition = (
+        torch.randn(50, 1, generator=seeded(2), dtype=torch.float64),
+        torch.ones(50, 1, dtype=torch.float64),
+    )
+    *_, last = sampling_steps(field, noise, condition, times=torch.linspace(0, 1, 4001, dtype=torch.float64))
+    expected = 0.75 + (1 - 0.75**2) ** 0.5 * noise
+    torch.testing.assert_close(last.following, expected, rtol=0, atol=2e-3)
+
+
+def test_path_score_is_algorithm_2():
+    field, x_t, condition = setting()
+    grid = torch.linspace(0, 1, 21, dtype=torch.float64)
+    samples, scores = path_score(field, x_t, condition, times=grid)
+    expected = torch.zeros(6, dtype=torch.float64)
+    for t in grid[:-1]:
+        time = t.expand(6)
+        u_c, u_m = field(x_t, time, condition), field(x_t, time)
+        expected += t / (1 - t) * (u_c * (u_c - u_m)).sum(1)
+        x_t = x_t + u_c / 20
+    torch.testing.assert_close(samples, x_t)
+    torch.testing.assert_close(scores, expected / 20)
+
+
+def test_guided_path_score_is_that_of_the_official_code_in_its_own_signs():
+    field, x_t, condition = setting()
+    grid = time_grid(40, shift=3.0)
+    samples, scores = guided_path_score(field, x_t, condition, times=grid)
+    terms = []
+    for sigma, following in zip(1 - grid[:-1], 1 - grid[1:], strict=True):
+        time = (1 - sigma).expand(6)
+        v_null = -field(x_t, time)
+        v_cfg = v_null + 7.5 * (-field(x_t, time, condition) - v_null)
+        if 0.05 < float(sigma) < 1:
+            terms.append((1 - sigma) / sigma * (v_cfg * (v_cfg - v_null)).sum(1))
+        x_t = x_t + (following - sigma) * v_cfg
+    assert 1 < len(terms) < 39
+    torch.testing.assert_close(samples, x_t)
+    torch.testing.assert_close(scores, torch.stack(terms).mean(0))
+
+
+def test_one_pass_gives_all_three_scores():
+    field, noise, condition = setting()
+    scores = path_scores(field, noise, condition, times=time_grid(30), guidance=4.5)
+    assert torch.equal(scores.path, path_score(field, noise, condition, times=time_grid(30), guidance=4.5)[1])
+    assert torch.equal(
+        scores.guided_path, guided_path_score(field, noise, condition, times=time_grid(30), guidance=4.5)[1]
+    )
+    assert scores.evaluations == 2 * 6 * 30
+    assert float(scores.squared.min()) >= 0
+
+
+@pytest.mark.parametrize("form", ["path", "squared"])
+def test_path_scores_average_to_mutual_information(form):
+    field = GaussianPairField.from_correlations([0.75, 0.5])
+    condition = field.sample(20_000, seeded(3))[1]
+    noise = torch.randn(20_000, 2, generator=seeded(4), dtype=torch.float64)
+    scores = getattr(path_scores(field, noise, condition, times=torch.linspace(0, 1, 201, dtype=torch.float64)), form)
+    assert abs(float(scores.mean()) - field.mutual_information) < 4 * float(scores.std()) / len(scores) ** 0.5 + 2e-3
+
+
+def test_labels_are_conditions_too():
+    field = GaussianMixtureField(torch.tensor([[-2.0], [2.0]]), torch.tensor([[0.1]]))
+    noise, condition = torch.randn(100, 1, generator=seeded(5), dtype=torch.float64), torch.arange(2).repeat(50)
+    samples, scores = path_score(field, noise, condition, times=time_grid(50))
+    assert torch.equal(samples[:, 0] > 0, condition == 1)
+    assert bool(torch.isfinite(scores).all())
+
+
+def test_identity_5_a_mean_over_shifted_steps_is_not_an_integral():
+    field = GaussianPairField.from_correlations([0.75])
+    truth = field.mutual_information
+    for steps, shift in ((2_000, 1.0), (2_000, 3.0)):
+        grid = time_grid(steps, shift)
+        integrand = field.squared_integrand(grid[:-1])
+        assert float((grid.diff() * integrand).sum()) == pytest.approx(truth, abs=2e-3)
+        plain = float(integrand.mean())
+        if shift == 1.0:
+            assert plain == pytest.approx(truth, abs=2e-3)
+        else:
+            assert abs(plain - truth) > 0.05
+
+
+def test_independent_pairs_score_zero():
+    field = GaussianPairField(torch.eye(4), 2)
+    condition = torch.ones(5, 2, dtype=torch.float64)
+    scores = path_scores(
+        field, torch.randn(5, 2, generator=seeded(6), dtype=torch.float64), condition, times=time_grid(10)
+    )
+    for values in (scores.path, scores.guided_path, scores.squared):
+        assert torch.equal(values, torch.zeros(5, dtype=torch.float64))
+
+
+def test_guidance_moves_the_sample_but_not_the_published_branch():
+    field, noise, condition = setting()
+    step = next(sampling_steps(field, noise, condition, times=time_grid(10), guidance=3.0))
+    torch.testing.assert_close(step.u_guided, guided(step.u_conditional, step.u_unconditional, 3.0))
+    torch.testing.assert_close(step.following, noise + step.dt * step.u_guided)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: time_grid(1), "at least 2 steps"),
+        (lambda: time_grid(10, shift=0), "a positive shift"),
+        (lambda: path_score(*setting(), times=torch.tensor([0.5])), "increasing grid"),
+        (lambda: path_score(*setting(), times=torch.tensor([0.0, 0.6, 0.5])), "increasing grid"),
+        (lambda: path_score(*setting(), times=torch.tensor([0.0, 1.1])), "increasing grid"),
+        (lambda: path_score(*setting(), times=torch.tensor([0.0, 1.0])), "the official score is empty"),
+    ],
+)
+def test_faults_are_named_in_one_sentence(call, message):
+    with pytest.raises(ValueError, match=message) as fault:
+        call()
+    assert "\n" not in str(fault.value)
