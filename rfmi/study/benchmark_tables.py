@@ -1,0 +1,77 @@
+"""From finished units of the benchmark to the tables and results of its notebook; all information in nats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import entropy
+from sklearn.datasets import load_digits
+
+
+def summary(estimates: pd.DataFrame) -> pd.DataFrame:
+    """By n: mean absolute error with its 95% interval over tasks, tasks within 0.1 nat, coverage, median width,
+    seconds.
+
+    A task's error is the mean of its seeds' absolute errors; the interval is a bootstrap over tasks with a fixed seed;
+    a task is within 0.1 nat when the mean of its seeds' estimates is.
+    """
+    rows = []
+    for n, group in estimates.groupby("n"):
+        error = group.value - group.true
+        by_task = error.abs().groupby(group.task).mean()
+        generator = np.random.default_rng(0)
+        resampled = generator.choice(by_task.to_numpy(), (2000, len(by_task))).mean(1)
+        first = group[group.seed == group.seed.min()]
+        rows.append(
+            {
+                "n": int(n),
+                "tasks": len(by_task),
+                "seeds": int(group.seed.nunique()),
+                "mae": float(by_task.mean()),
+                "mae_low": float(np.quantile(resampled, 0.025)),
+                "mae_high": float(np.quantile(resampled, 0.975)),
+                "within_0.1": int((error.groupby(group.task).mean().abs() < 0.1).sum()),
+                "coverage": float(((group.low <= group.true) & (group.true <= group.high)).mean()),
+                "median_width": float((group.high - group.low).median()),
+                "core_seconds": float(first.seconds.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def digits_table(units: pd.DataFrame, components: int) -> pd.DataFrame:
+    """Means over seeds of the digit tests, with what consistency expects of each from the others (nats).
+
+    Value and interval are means; the interval of a mean of seeds on the same digits is taken no narrower than theirs.
+    """
+    table = units.groupby(["test", "level"], sort=False)[["value", "low", "high"]].mean().reset_index()
+    full = float(table.value[(table.test == "dependence") & (table.level == components)].iloc[0])
+    of_class = float(entropy(np.bincount(load_digits().target)))
+    expected = {"independence": 0.0, "processing": full, "additivity": 2 * full, "label": of_class}
+    names = {
+        "independence": "another digit's half",
+        "processing": "with a function of y",
+        "additivity": "two digits",
+        "label": "class of the digit",
+    }
+    return table.assign(expected=table.test.map(expected), label=table.test.map(names).fillna("halves"))
+
+
+def results(
+    estimates: pd.DataFrame, summary: pd.DataFrame, digits: pd.DataFrame, exponents: dict[str, float], workers: int
+) -> dict:
+    """What the report keeps of the benchmark: `reports/results/mi_benchmark.json`. Times are seconds of `workers`."""
+    by_n = summary.rename(index=str)
+    largest = estimates[estimates.n == estimates.n.max()]
+    seconds = largest[largest.seed == largest.seed.min()].seconds.sum() / workers
+    keys = ["task", "n", "seed", "true", "value", "low", "high", "seconds"]
+    return {
+        **{name: by_n[name].to_dict() for name in ("mae", "within_0.1", "coverage", "median_width")},
+        "mae_interval": {n: [row.mae_low, row.mae_high] for n, row in by_n.iterrows()},
+        "tasks": by_n.tasks.to_dict(),
+        "seeds": by_n.seeds.to_dict(),
+        "seconds": float(seconds),
+        "exponents": exponents,
+        "digits": digits.to_dict("records"),
+        "estimates": estimates[keys].to_dict("records"),
+    }

@@ -1,0 +1,311 @@
+"""The learned estimator against closed forms, against the generic estimators, and against bad input."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm, spearmanr
+
+from rfmi import estimate_mutual_information
+from rfmi.closed_form import GaussianMixtureField, GaussianPairField
+from rfmi.estimators import monte_carlo_forms
+from rfmi.learned.checks import check_device
+from rfmi.learned.coordinates import CanonicalCoordinates, Whitening, shrink_correlations
+from rfmi.learned.field import FittedField
+from rfmi.learned.gaussian_base import GaussianBase
+from rfmi.learned.network import ResidualNetwork
+from rfmi.learned.training import train
+from rfmi.tasks.families import student_task
+
+RHO = [0.8, 0.4]
+
+
+def estimate(x, y, **options):
+    return estimate_mutual_information(x, y, progress=False, **options)
+
+
+def gaussian_pair(n, seed, correlations=RHO):
+    field = GaussianPairField.from_correlations(correlations)
+    x, y = field.sample(n, torch.Generator().manual_seed(seed))
+    return field, x.numpy(), y.numpy()
+
+
+def base_of(correlations, folds=1):
+    return GaussianBase(torch.tensor(correlations).expand(folds, 1, -1).clone())
+
+
+# --- the Gaussian base
+
+
+def test_base_is_the_gaussian_pairs_field():
+    field, x, y = gaussian_pair(64, 0)
+    t = torch.linspace(0, 1, 64, dtype=torch.float64)
+    x_t, condition = torch.randn(64, 2, dtype=torch.float64), torch.from_numpy(y)
+    fitted = FittedField(GaussianBase(torch.tensor([[RHO]], dtype=torch.float64)), None, 0)
+    conditional, unconditional = fitted.both(x_t, t, condition)
+    torch.testing.assert_close(conditional, field(x_t, t, condition))
+    torch.testing.assert_close(unconditional, field(x_t, t))
+
+
+def test_base_with_labels_is_the_mixtures_field():
+    means, prior = torch.tensor([[-1.2, 0.3], [0.4, -0.3], [1.0, 0.0]]).double(), torch.tensor([0.2, 0.5, 0.3]).double()
+    variance = 1 - torch.tensor(RHO).double() ** 2
+    field = GaussianMixtureField(means, variance.diag(), prior)
+    places = means / torch.tensor(RHO).double()
+    base = GaussianBase(torch.tensor([[RHO]]).double(), means[None], prior[None, None])
+    t, x_t = torch.linspace(0, 1, 30).double(), torch.randn(30, 2).double()
+    label = torch.arange(30) % 3
+    conditional, unconditional = FittedField(base, None, 0).both(x_t, t, places[label])
+    torch.testing.assert_close(conditional, field(x_t, t, label))
+    torch.testing.assert_close(unconditional, field(x_t, t))
+    torch.testing.assert_close(base.exact_re_noising(0, x_t, places[label]), field.pointwise(x_t, label))
+
+
+def test_exact_forms_are_what_monte_carlo_estimates():
+    field, x, y = gaussian_pair(4000, 1)
+    base = GaussianBase(torch.tensor([[RHO]], dtype=torch.float64))
+    x, y = torch.from_numpy(x), torch.from_numpy(y)
+    torch.testing.assert_close(base.exact_re_noising(0, x, y), field.pointwise(x, y))
+    forms = monte_carlo_forms(
+        FittedField(base, None, 0), x, y, times=base.times(8), generator=torch.Generator().manual_seed(0)
+    )
+    gap = forms.squared.pointwise - base.exact_squared(0, x, y)
+    assert abs(gap.mean()) < 3.5 * gap.std() / len(gap) ** 0.5
+    assert float(base.exact_squared(0, x, y).mean()) == pytest.approx(field.mutual_information, abs=0.05)
+
+
+def test_every_field_is_known_at_clean_data():
+    network = ResidualNetwork(1, 2, 2, 16, 1, torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(network.last)
+    x, y = torch.randn(50, 2), torch.randn(50, 2)
+    field = FittedField(base_of(RHO), network, 0)
+    for velocity in field.both(x, torch.ones(50), y):
+        torch.testing.assert_close(velocity, x)
+    assert not torch.allclose(*field.both(x, torch.full((50,), 0.5), y))
+
+
+def test_a_new_network_is_the_base():
+    network = ResidualNetwork(2, 2, 3, 16, 2, torch.Generator().manual_seed(0))
+    x, y, t = torch.randn(50, 2), torch.randn(50, 3), torch.rand(50)
+    base = base_of(RHO, folds=2)
+    for trained, alone in zip(
+        FittedField(base, network, 1).both(x, t, y), FittedField(base, None, 1).both(x, t, y), strict=True
+    ):
+        torch.testing.assert_close(trained, alone)
+    torch.testing.assert_close(FittedField(base, network, 1)(x, t), FittedField(base, None, 1)(x, t))
+
+
+# --- coordinates
+
+
+def test_normal_scores_undo_monotone_maps():
+    x = np.random.default_rng(0).standard_normal((2000, 2))
+    plain, bent = Whitening.fit(x), Whitening.fit(np.stack([np.exp(x[:, 0]), norm.cdf(x[:, 1])], 1))
+    other = np.random.default_rng(1).standard_normal((500, 2))
+    inside = (np.abs(other) < 2).all(1)
+    bent_other = np.stack([np.exp(other[:, 0]), norm.cdf(other[:, 1])], 1)
+    np.testing.assert_allclose(plain(other)[inside], bent(bent_other)[inside], atol=0.02)
+
+
+def test_coordinates_never_see_the_rows_they_are_applied_to():
+    generator = np.random.default_rng(0)
+    x, y = generator.standard_normal((300, 3)), generator.standard_normal((300, 2))
+    maps = CanonicalCoordinates.fit(x[:200], y[:200])
+    first = maps(x[200:201], y[200:201])
+    altered = maps(np.vstack([x[200:201], 100 * x[201:]]), np.vstack([y[200:201], y[201:]]))
+    np.testing.assert_allclose(first[0][0], altered[0][0])
+
+
+def test_a_column_that_repeats_others_is_dropped():
+    x = np.random.default_rng(0).standard_normal((500, 1))
+    assert Whitening.fit(np.hstack([x, 3 * x]))(np.hstack([x, 3 * x])).shape == (500, 1)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(1000, 40), (5000, 100)])
+def test_shrinkage_finds_the_signal_among_noise(n, dim):
+    generator, found = np.random.default_rng(0), []
+    for _ in range(5):
+        x, y = generator.standard_normal((n, dim)), generator.standard_normal((n, dim))
+        y[:, 0] = 0.8 * x[:, 0] + 0.6 * y[:, 0]
+        found.append(CanonicalCoordinates.fit(x, y).correlations[:2])
+    assert np.mean(found, 0)[0] == pytest.approx(0.8, abs=0.02)
+    assert np.max(found, 0)[1] == 0
+    assert (shrink_correlations(np.array([0.9]), 60, 60, 100) == 0).all()
+
+
+# --- training
+
+
+def test_training_lowers_the_loss_and_repeats_itself():
+    x, y = (torch.from_numpy(part).float()[None] for part in student_task(2, 2, dof=1.5).sample(1000, 0))
+    x, y = x.clamp(-3, 3), y.clamp(-3, 3)
+    base = base_of([0.0, 0.0])
+
+    def fitted():
+        generator = torch.Generator().manual_seed(0)
+        network = ResidualNetwork(1, 2, 2, 32, 2, generator)
+        for averaged in train(
+            network, base, x, y, torch.arange(800)[None], steps=150, batch_size=256, learning_rate=5e-3,
+            null_share=0.3, generator=generator,
+        ):  # fmt: skip
+            pass
+        return averaged
+
+    first, second = fitted(), fitted()
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(one, other)
+    options = {"times": base.times(8), "generator": torch.Generator().manual_seed(1)}
+    forms = monte_carlo_forms(FittedField(base, first, 0), x[0, 800:], y[0, 800:], **options)
+    assert forms.re_noising.value > 2 * forms.re_noising.standard_error
+
+
+# --- the estimate
+
+
+def test_gaussian_pair_in_unequal_dimensions():
+    field, x, y = gaussian_pair(2000, 2)
+    wide = np.hstack([y, np.random.default_rng(0).standard_normal((2000, 3))])
+    found = estimate(x, wide)
+    low, high = found.interval
+    assert low < field.mutual_information < high
+    assert high - low < 0.2
+    exact = field.pointwise(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+    assert spearmanr(found.pointwise, exact).statistic > 0.98
+    assert found.pointwise.mean() == pytest.approx(found.forms["re_noising"])
+    assert found.evaluations > 0
+
+
+def test_information_does_not_depend_on_monotone_maps():
+    _, x, y = gaussian_pair(1000, 3)
+    there = estimate(x, y, steps=40)
+    bent = estimate(np.exp(x), norm.cdf(y), steps=40)
+    assert bent.value == pytest.approx(there.value, abs=0.03)
+
+
+def test_independence_is_zero_within_the_interval():
+    generator = np.random.default_rng(0)
+    found = estimate(generator.standard_normal((800, 2)), generator.standard_t(3, (800, 2)))
+    low, high = found.interval
+    assert low <= 0 <= high
+
+
+def test_dependence_that_no_correlation_shows():
+    task = student_task(2, 2, dof=1)
+    found = estimate(*task.sample(3000, 5))
+    low, high = found.interval
+    assert found.network_used
+    assert low < task.mutual_information < high
+    assert abs(found.value - task.mutual_information) < 0.25 * task.mutual_information
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_labels(shared):
+    covariance = torch.eye(2) if shared else torch.stack([torch.eye(2), torch.eye(2) * 0.3, torch.eye(2) * 2])
+    field = GaussianMixtureField(torch.tensor([[-2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), covariance)
+    x, label = field.sample(1500, torch.Generator().manual_seed(0))
+    names = np.array(["left", "middle", "right"])[label.numpy()]
+    found = estimate(x.numpy(), names, discrete_y=True)
+    low, high = found.interval
+    assert low < field.mutual_information < high
+    assert found.value <= np.log(3) + 1e-3
+    exact = field.pointwise(x, label).numpy()
+    assert np.corrcoef(found.pointwise, exact)[0, 1] > (0.95 if shared else 0.7)
+
+
+def test_same_arguments_same_numbers():
+    _, x, y = gaussian_pair(300, 4)
+    first, second, other = (estimate(x, y, seed=seed, steps=40) for seed in (1, 1, 2))
+    assert first.value == second.value
+    np.testing.assert_array_equal(first.pointwise, second.pointwise)
+    assert first.value != other.value
+
+
+def test_every_pair_is_scored_without_being_seen():
+    """Noise that could only be remembered gives no information: a network that saw its pairs would claim some."""
+    generator = np.random.default_rng(1)
+    found = estimate(generator.standard_normal((60, 4)), generator.standard_normal((60, 4)), folds=3)
+    assert found.value < 0.3
+
+
+def test_small_n_and_many_dimensions_are_said():
+    _, x, y = gaussian_pair(60, 5)
+    found = estimate(x, np.hstack([y, np.random.default_rng(0).standard_normal((60, 10))]), steps=20)
+    assert "few_samples" in found.diagnostics
+
+
+def test_a_deterministic_pair_is_at_the_limit():
+    x = np.random.default_rng(0).standard_normal((400, 1))
+    found = estimate(x, x + 1e-9 * np.random.default_rng(1).standard_normal((400, 1)), steps=20)
+    assert "truncation_limit" in found.diagnostics
+    assert found.value > 2
+
+
+# --- faults: one sentence each, before any training
+
+
+def good(n=60):
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((n, 2)), generator.standard_normal((n, 2))
+
+
+def spoil(change):
+    x, y = good()
+    return change(x, y)
+
+
+def set_to(value):
+    def change(x, y):
+        x[3, 1] = value
+        return x, y
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (set_to(np.nan), ValueError, "NaN or infinite"),
+        (set_to(np.inf), ValueError, "NaN or infinite"),
+        (lambda x, y: (x[:40], y[:40]), ValueError, "too few"),
+        (lambda x, y: (x, y[:50]), ValueError, "60 rows and y has 50"),
+        (lambda x, y: (x * [1.0, 0.0], y), ValueError, r"columns \[1\] of x are constant"),
+        (lambda x, y: (np.vstack([x, x[:5]]), np.vstack([y, y[:5]])), ValueError, "5 pairs are repeated"),
+        (lambda x, y: ((10 * x).astype(int), y), TypeError, "astype"),
+        (lambda x, y: (x, (10 * y).astype(int)), TypeError, "discrete_y"),
+        (lambda x, y: (x.astype(object), y), TypeError, "array of floats"),
+        (lambda x, y: (x.tolist(), y), TypeError, "array of floats, got list"),
+        (lambda x, y: (x[:, 0], y), ValueError, "reshape"),
+        (lambda x, y: (x[:, :0], y), ValueError, "shape"),
+    ],
+)
+def test_bad_arrays_are_refused(change, error, words):
+    with pytest.raises(error, match=words) as caught:
+        estimate(*spoil(change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "words"),
+    [
+        (np.zeros(60, int), ValueError, "single label"),
+        (np.arange(60), ValueError, "merge labels"),
+        (np.zeros((60, 2), int), ValueError, "combine"),
+        (np.array([None] * 60, dtype=object), TypeError, "strings"),
+        (np.full(60, np.nan), ValueError, "NaN"),
+    ],
+)
+def test_bad_labels_are_refused(labels, error, words):
+    with pytest.raises(error, match=words):
+        estimate(good()[0], labels, discrete_y=True)
+
+
+@pytest.mark.parametrize("options", [{"folds": 1}, {"folds": 30}, {"steps": 3}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match="choose"):
+        estimate(*good(), **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="not to be had here"):
+        estimate(*good(), device="cuda")
+    assert check_device("cpu").type == "cpu"
