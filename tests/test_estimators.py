@@ -288,3 +288,24 @@ def test_faults_are_named_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message) as fault:
         call()
     assert "\n" not in str(fault.value)
+
+
+def test_the_anchored_residual_form_is_linear_in_the_field():
+    """Errors that scatter evenly about the truth leave its mean alone; they raise the squared form."""
+    exact = GaussianPairField.from_correlations([0.8, 0.3])
+    x, y = exact.sample(200, torch.Generator().manual_seed(0))
+    scatter = torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def with_error(sign):
+        def field(x_t, t, condition=None):
+            error = torch.tanh(x_t @ scatter[0]) + (0 if condition is None else torch.sin(condition @ scatter[1]))
+            return exact(x_t, t, condition) + sign * (1 - t)[:, None] * error
+
+        return monte_carlo_forms(
+            field, x, y, times=StratifiedTimes.uniform(8), generator=torch.Generator().manual_seed(2), anchor=exact
+        )
+
+    above, below, at = with_error(1), with_error(-1), with_error(0)
+    middle = (above.residual.pointwise + below.residual.pointwise) / 2
+    torch.testing.assert_close(middle, at.residual.pointwise)
+    assert (above.squared.value + below.squared.value) / 2 > at.squared.value + 0.05

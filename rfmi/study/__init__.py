@@ -1,0 +1,1 @@
+"""What the notebooks and the command line share: units of work, profiles, the runner, figures and the report."""

@@ -82,7 +82,7 @@ def cost(by_n: pd.DataFrame, by_dim: pd.DataFrame) -> Figure:
 
 
 def digits(table: pd.DataFrame) -> Figure:
-    """The self-consistency tests on digits: information against the coordinates of the lower half seen, and the tests."""
+    """The self-consistency tests on digits: information as more of the lower half is seen, and the three laws."""
     figure, (left, right) = panels(1, 2, size=WIDE)
     growing, others = table[table.test == "dependence"], table[table.test != "dependence"]
     left.errorbar(

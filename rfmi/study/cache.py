@@ -65,7 +65,8 @@ def code_version(*modules: ModuleType | str) -> str:
         file = Path(module.__file__)
         files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
         for path in files:
-            sources[f"{module.__name__}:{path.relative_to(file.parent).as_posix()}"] = _bare(path.read_text(encoding="utf-8"))
+            name = f"{module.__name__}:{path.relative_to(file.parent).as_posix()}"
+            sources[name] = _bare(path.read_text(encoding="utf-8"))
     return digest(sources)[:16]
 
 

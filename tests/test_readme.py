@@ -1,0 +1,47 @@
+"""Every figure of the README is the one in reports/results, as printed by `rows`."""
+
+import json
+
+import pandas as pd
+
+from rfmi.study.paths import data_folder, repository_root
+
+
+def results(name):
+    return json.loads((repository_root() / "reports" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def readme():
+    return (repository_root() / "README.md").read_text(encoding="utf-8")
+
+
+def benchmark_rows():
+    found = results("mi_benchmark")
+    published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")
+    for n in ("1000", "5000", "10000"):
+        low, high = found["mae_interval"][n]
+        best = published[n].min()
+        yield (
+            f"| {int(n):,} | {found['mae'][n]:.3f} ({low:.3f} to {high:.3f}) | {best:.3f} ({published[n].idxmin()}) "
+            f"| {found['within_0.1'][n]:.0f} of {found['tasks'][n]} | {found['coverage'][n]:.0%} "
+            f"| {found['median_width'][n]:.3f} |"
+        )
+
+
+def test_benchmark_table():
+    for row in benchmark_rows():
+        assert row in readme(), f"the README lacks this row: {row}"
+
+
+def test_the_results_are_of_the_whole_benchmark():
+    found = results("mi_benchmark")
+    assert set(found["tasks"].values()) == {40}
+    assert all(found["seeds"][n] == 5 for n in ("1000", "5000", "10000"))
+    estimates = pd.DataFrame(found["estimates"])
+    error = (estimates.value - estimates.true).abs()
+    for n, mean in error.groupby(estimates.n).mean().items():
+        assert abs(mean - found["mae"][str(n)]) < 1e-9
+
+
+def test_seconds_of_one_pass():
+    assert f"{results('mi_benchmark')['seconds'] / 60:.1f} minutes" in readme()
