@@ -33,13 +33,13 @@ from tqdm import tqdm
 
 from rfmi.estimate import NORMAL_QUANTILE_95
 from rfmi.learned.checks import check_device, check_labels, check_numbers, check_pairs
-from rfmi.learned.coordinates import LARGEST_CORRELATION
 from rfmi.learned.cross_fit import CrossFit
 from rfmi.learned.network import ResidualNetwork
 from rfmi.learned.training import train
 
 SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
 EXTRAPOLATION_ERROR, GAP_ERROR = 0.75, 0.25
+RESOLVED_CORRELATION = 0.99
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _result(half, full, change: float, split: CrossFit, used: bool, evaluations:
             "get more pairs"
         )
     largest = float(split.base.correlations.max())
-    if largest > 0.999 * LARGEST_CORRELATION:
+    if largest > RESOLVED_CORRELATION:
         diagnostics["truncation_limit"] = (
             f"a correlation of {largest:.4f} is at the limit of what is resolved; "
             "the mutual information may be larger, or infinite"

@@ -41,21 +41,34 @@ def summary(estimates: pd.DataFrame) -> pd.DataFrame:
 
 
 def digits_table(units: pd.DataFrame, components: int) -> pd.DataFrame:
-    """Means over seeds of the digit tests, with what consistency expects of each from the others (nats).
+    """Means over seeds of the digit tests, with what the laws expect of each and whether it holds (nats).
 
-    Value and interval are means; the interval of a mean of seeds on the same digits is taken no narrower than theirs.
+    Value and interval are means over seeds: the seeds share the digits, so their intervals do not shrink together. A
+    law holds where value and expectation differ by no more than both intervals allow, added in squares; the entropy of
+    the class is a bound and holds where the value does not exceed it by more than its interval.
     """
     table = units.groupby(["test", "level"], sort=False)[["value", "low", "high"]].mean().reset_index()
-    full = float(table.value[(table.test == "dependence") & (table.level == components)].iloc[0])
+    half_width = ((table.high - table.low) / 2).set_axis(table.test)
+    full = table[(table.test == "dependence") & (table.level == components)].iloc[0]
     of_class = float(entropy(np.bincount(load_digits().target)))
-    expected = {"independence": 0.0, "processing": full, "additivity": 2 * full, "label": of_class}
+    expected = {"independence": 0.0, "processing": full.value, "additivity": 2 * full.value, "label": of_class}
+    uncertainty = {"processing": (full.high - full.low) / 2, "additivity": full.high - full.low}
     names = {
-        "independence": "another digit's half",
-        "processing": "with a function of y",
-        "additivity": "two digits",
-        "label": "class of the digit",
+        "independence": "another digit's half: 0",
+        "processing": "with a function of y: unchanged",
+        "additivity": "two digits: twice",
+        "label": "class of the digit: at most its entropy",
     }
-    return table.assign(expected=table.test.map(expected), label=table.test.map(names).fillna("halves"))
+
+    def holds(row: pd.Series) -> bool | None:
+        if row.test not in expected:
+            return None
+        gap = row.value - expected[row.test]
+        allowed = np.hypot(half_width[row.test], uncertainty.get(row.test, 0.0))
+        return bool((gap if row.test == "label" else abs(gap)) <= allowed)
+
+    table = table.assign(expected=table.test.map(expected), label=table.test.map(names).fillna("halves"))
+    return table.assign(holds=table.apply(holds, axis=1))
 
 
 def results(
