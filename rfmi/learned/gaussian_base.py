@@ -86,7 +86,7 @@ class GaussianBase:
         """The squared form of one fold's field at pairs x (n, d), y (n, d_y), (n,) in nats; not where y is a label."""
         rho = self.correlations[fold, 0].double()
         x, m, s = x.double(), rho * self.partner(y.double()), 1 - rho**2
-        t, weight = (part[:, None] for part in gauss_legendre(QUADRATURE_NODES))
+        t, weight = (part[:, None].to(rho) for part in gauss_legendre(QUADRATURE_NODES))
         inner, outer = t**2 * s + (1 - t) ** 2, t**2 + (1 - t) ** 2
         slope = (t * s - (1 - t)) / inner - (2 * t - 1) / outer  # Delta = slope x_t + shift m
         shift = 1 - (t * s - (1 - t)) / inner * t
@@ -103,7 +103,7 @@ class GaussianBase:
         """
 
         def noise(t: torch.Tensor) -> torch.Tensor:
-            s = torch.cat([1 - self.correlations.double().flatten() ** 2, torch.ones(1, dtype=torch.float64)])
+            s = torch.cat([1 - self.correlations.double().cpu().flatten() ** 2, torch.ones(1, dtype=torch.float64)])
             a = t[:, None] ** 2 * s + (1 - t[:, None]) ** 2
             return (t[:, None] * s.sqrt() / a**1.5).mean(1)
 

@@ -21,7 +21,7 @@ def summary(estimates: pd.DataFrame) -> pd.DataFrame:
     for n, group in estimates.groupby("n"):
         error = group.value - group.true
         by_task = error.abs().groupby(group.task).mean()
-        mean = bootstrap_mean(torch.from_numpy(by_task.to_numpy()), seed=0)
+        mean = bootstrap_mean(torch.tensor(by_task.tolist()), seed=0)
         first = group[group.seed == group.seed.min()]
         rows.append(
             {
