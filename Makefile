@@ -1,10 +1,12 @@
-# make reproduce            the report of the profile cpu, from nothing, into reports/  (PROFILE=smoke or gpu for another)
+# make reproduce            the report of the profile cpu, from nothing, into reports/  (PROFILE=smoke or gpu: reports-smoke/ or reports-gpu/)
 # make test                 the tests, and every committed notebook executed again and compared
 # make notebooks            the committed notebooks' own outputs, computed anew with an empty cache
 # make lock                 requirements.lock, anew from pyproject.toml
 
 PYTHON ?= python3.11
 PROFILE ?= cpu
+# The committed report is that of the profile cpu; the others have folders of their own, which git ignores.
+REPORTS ?= $(if $(filter cpu,$(PROFILE)),reports,reports-$(PROFILE))
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 .PHONY: reproduce test notebooks lock
 
 reproduce: $(READY)
-	$(BIN)/python -m rfmi run --profile $(PROFILE)
+	$(BIN)/python -m rfmi run --profile $(PROFILE) --output $(REPORTS)
 
 test: $(READY)
 	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
