@@ -178,6 +178,16 @@ def test_a_report_from_first_run_to_changed_parameter(study, tmp_path, caplog):
     assert "The mean of 7 draws is small." in (output / "index.html").read_text()
 
 
+def test_a_report_that_came_with_the_checkout_is_made_again(study, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="rfmi")
+    words = ["run", "--output", str(tmp_path / "reports"), "--profile", "cpu", "01"]
+    assert command_line.main(words) == command_line.SUCCESS
+    monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "of_another_machine"))
+    caplog.clear()
+    assert command_line.main(words) == command_line.SUCCESS
+    assert "01_small: done" in caplog.text and "finished already" not in caplog.text
+
+
 def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypatch):
     output = tmp_path / "reports"
     (job,) = plan(study, profile="smoke", names=["01"], output=str(output))
@@ -186,6 +196,8 @@ def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypat
     page.write_text("page")
     record = {"fingerprint": runner.fingerprint(job), "files": ["01_small.html"]}
     (output / "notebooks" / "01_small.json").write_text(json.dumps(record))
+    assert not runner.is_finished(job, output)  # nothing says that it was made here
+    runner.Cache().write(runner.KIND, runner.made_where(job, output), record["fingerprint"])
     assert runner.is_finished(job, output)
 
     (changed,) = plan(study, profile="smoke", names=["01"], overrides=[("scale", "2")], output=str(output))

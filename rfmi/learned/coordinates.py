@@ -3,8 +3,8 @@
 Mutual information does not change under invertible maps of x or of y. Three are fitted, each on training rows alone:
 
     copula     every column to its normal scores, Phi^-1(rank): heavy tails and uniform margins become Gaussian
-    whitening  the principal axes of the scores, each to unit variance; axes without variance repeat others and are
-    dropped rotation   the singular vectors of the whitened cross-covariance, so that x_i correlates with y_i alone
+    whitening  the principal axes of the scores, each to unit variance; axes without variance are dropped
+    rotation   the singular vectors of the whitened cross-covariance, so that x_i correlates with y_i alone
 
 In a Gaussian pair the sample correlations r_i are far too large when the dimensions are not small against n: the noise
 alone reaches r^2 = d_+ = (sqrt(c_x (1 - c_y)) + sqrt(c_y (1 - c_x)))^2, with c = dimension / n. A correlation rho > 0

@@ -19,8 +19,10 @@ FORMS = ("squared", "re_noising", "residual")
 
 @dataclass(frozen=True)
 class CrossFit:
-    """The pairs in every fold's coordinates. x: (folds, n, d), y: (folds, n, d_y); fold: (n,); training_rows: (folds,
-    m).
+    """The pairs in every fold's coordinates.
+
+    x: (folds, n, d); y: (folds, n, d_y); fold: (n,); training_rows: (folds, m); limit: the entropy of y in nats where
+    it is a label, which no mutual information exceeds, else infinite.
     """
 
     x: torch.Tensor

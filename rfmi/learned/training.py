@@ -1,8 +1,9 @@
 """Conditional flow matching for all folds at once, as a generator: the caller loops.
 
-The loss is the flow-matching loss under the weight of the estimators, the integral of t/(1-t) E ||v - u||^2 with v = x
-- eps: what a field loses here on held-out pairs is what its re-noising estimate of the mutual information loses. A
-share of the draws trains the null branch. The weights that come out are an exponential moving average of the iterates.
+The loss is the flow-matching loss under the weight of the estimators, the integral of t/(1-t) E ||v - u||^2, where
+v = x - eps: what a field loses here on held-out pairs is what its re-noising estimate of the mutual information loses.
+A share of the draws trains the null branch. The weights that come out are an exponential moving average of the
+iterates.
 """
 
 from __future__ import annotations

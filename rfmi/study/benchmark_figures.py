@@ -10,8 +10,6 @@ from scipy.stats import linregress
 
 from rfmi.study.figures import DIVERGING, WIDE, colours, markers, panels
 
-BAR = 0.1
-
 
 def error_map(estimates: pd.DataFrame) -> Figure:
     """Signed error by task and n, the mean of the seeds; tasks in the benchmark's order."""
@@ -48,7 +46,8 @@ def intervals(estimates: pd.DataFrame, n: int) -> Figure:
     tasks = list(dict.fromkeys(chosen.task))
     figure, axes = panels(size=(7.2, 1.6 + 0.24 * len(tasks)))
     inside, outside = colours(["inside", "outside"]).values()
-    for (_, row), seeds in ((pair, chosen.seed.nunique()) for pair in chosen.iterrows()):
+    seeds = chosen.seed.nunique()
+    for row in chosen.itertuples():
         place = tasks.index(row.task) + 0.6 * ((row.seed + 0.5) / seeds - 0.5)
         hit = row.low <= row.true <= row.high
         line = {"color": inside if hit else outside, "lw": 1.5 if hit else 2.5}

@@ -7,7 +7,8 @@ output/
     notebooks/{name}.json          its record: what it says, where it comes from, its fingerprint
 
 A notebook is finished when its record's fingerprint is the present one (sources, parameters, the package's code, the
-committed data and the versions of the libraries) and every file the record names is there; then it is skipped. Within
+committed data and the versions of the libraries), every file the record names is there and the cache knows that it was
+made here; then it is skipped. A report that came with the checkout was made elsewhere and is made again. Within
 a notebook the cache of `rfmi.study.cache` resumes at the last finished unit. A notebook is executed away from the
 report folder and moved there when it is done, so a killed run leaves nothing half-written.
 """
@@ -30,13 +31,14 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 import rfmi
-from rfmi.study.cache import code_version, digest, write_atomically
+from rfmi.study.cache import Cache, code_version, digest, write_atomically
 from rfmi.study.pages import clean, summarise, write_index, write_page
 from rfmi.study.paths import data_folder, repository_root
 from rfmi.study.profiles import RESERVED, Job, numbered_notebooks
 from rfmi.study.provenance import provenance, versions
 
 KERNEL = "python3"
+KIND = "report"
 SECONDS_TO_START = 120
 log = logging.getLogger("rfmi")
 
@@ -80,7 +82,13 @@ def is_finished(job: Job, output: Path) -> bool:
     record = read_record(output, job.name)
     if record is None or record.get("fingerprint") != fingerprint(job):
         return False
-    return all((output / file).is_file() for file in record.get("files", []))
+    made_here = Cache().read(KIND, made_where(job, output)) == (True, record["fingerprint"])
+    return made_here and all((output / file).is_file() for file in record.get("files", []))
+
+
+def made_where(job: Job, output: Path) -> dict[str, str]:
+    """The cache's parameters of a finished notebook: its name and the report folder."""
+    return {"name": job.name, "output": str(output.resolve())}
 
 
 def first_line(source: str) -> str:
@@ -158,6 +166,7 @@ def run_notebook(job: Job, output: Path, seconds_a_cell: int) -> None:
     write_atomically(executed, nbformat.writes(notebook) + "\n")
     write_page(output / f"{job.name}.html", notebook, record)
     write_atomically(executed.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    Cache().write(KIND, made_where(job, output), state)
 
 
 def run(jobs: Sequence[Job], notebooks: Path, output: Path, *, force: bool = False, seconds_a_cell: int) -> list[str]:
