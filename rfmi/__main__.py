@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rfmi.study.paths import notebooks_folder, repository_root
+from rfmi.study.paths import cache_folder, notebooks_folder, repository_root
 from rfmi.study.profiles import Refusal, choose_notebooks, plan
 from rfmi.study.runner import NotebookFailure, output_parameter, refresh, run
 
@@ -51,6 +51,20 @@ def refresh_command(arguments: argparse.Namespace) -> int:
     return SUCCESS
 
 
+def train_base_command(arguments: argparse.Namespace) -> int:
+    """Train the base model of the small world, from its last checkpoint where there is one."""
+    from rfmi.base_model.recipe import RECIPES
+    from rfmi.base_model.stages import train_base
+
+    if arguments.profile not in RECIPES:
+        raise Refusal(f"there is no recipe {arguments.profile!r}; there are {', '.join(RECIPES)}")
+    work = Path(arguments.work) if arguments.work else cache_folder() / "base_model" / arguments.profile
+    output = Path(arguments.output) if arguments.output else work / "output"
+    train_base(RECIPES[arguments.profile], work, output, arguments.device, compiled=arguments.profile != "smoke")
+    print(f"the pipeline is in {output}")
+    return SUCCESS
+
+
 def make_parser() -> argparse.ArgumentParser:
     """One subcommand each; a subcommand sets `command` to the function that carries it out."""
     parser = argparse.ArgumentParser(prog="python -m rfmi", description="Run the study's notebooks.")
@@ -83,6 +97,13 @@ def make_parser() -> argparse.ArgumentParser:
         "refresh", parents=[common], help="write the notebooks' own outputs, with their defaults"
     )
     adder.set_defaults(command=refresh_command)
+
+    adder = commands.add_parser("train-base", help="train the base model of the small world; resumes by itself")
+    adder.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: cpu)")
+    adder.add_argument("--work", default="", metavar="FOLDER", help="checkpoints (default: a folder of the cache)")
+    adder.add_argument("--output", default="", metavar="FOLDER", help="the model's folder (default: WORK/output)")
+    adder.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    adder.set_defaults(command=train_base_command)
     return parser
 
 

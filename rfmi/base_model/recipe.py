@@ -1,0 +1,50 @@
+"""What each profile trains, and for how long. Profiles change values, never the code path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rfmi.base_model.trainer import Schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and schedules of every stage; `shards` of latents (4,096 scenes each)."""
+
+    autoencoder: Schedule
+    text: Schedule
+    clip: Schedule
+    flow: Schedule
+    autoencoder_channels: tuple[int, ...] = (16, 32, 64, 96)
+    text_layers: int = 3
+    shards: int = 32
+    layers: int = 8
+    heads: int = 4
+
+
+RECIPES = {
+    "smoke": Recipe(
+        autoencoder=Schedule(steps=40, batch=8, learning_rate=2e-3, warmup=10),
+        text=Schedule(steps=20, batch=32, learning_rate=2e-3, warmup=10),
+        clip=Schedule(steps=10, batch=16, learning_rate=1e-3, warmup=10),
+        flow=Schedule(steps=60, batch=32, learning_rate=2e-3, warmup=10),
+        autoencoder_channels=(8, 16, 16, 16),
+        text_layers=2,
+        shards=1,
+        layers=2,
+        heads=2,
+    ),
+    "cpu": Recipe(
+        autoencoder=Schedule(steps=2800, batch=16, learning_rate=2e-3, decay=0.6, averaging=0.99),
+        text=Schedule(steps=600, batch=128, learning_rate=2e-3, warmup=50, decay=0.7, averaging=0.98),
+        clip=Schedule(steps=1500, batch=128, learning_rate=1e-3, decay=0.8, averaging=0.99),
+        flow=Schedule(steps=6000, batch=256, learning_rate=2e-3, warmup=200, decay=0.25, averaging=0.998),
+    ),
+    "gpu": Recipe(
+        autoencoder=Schedule(steps=20_000, batch=64, learning_rate=1e-3, decay=0.6),
+        text=Schedule(steps=4000, batch=256, learning_rate=1e-3, decay=0.7),
+        clip=Schedule(steps=10_000, batch=512, learning_rate=1e-3, decay=0.8),
+        flow=Schedule(steps=100_000, batch=1024, learning_rate=1e-3, warmup=500, averaging=0.9995),
+        shards=250,
+    ),
+}

@@ -1,0 +1,131 @@
+"""The base model from nothing: autoencoder, text encoders, CLIP, latents, flow, and the folders that are shipped.
+
+Every stage resumes from its checkpoint in the work folder, and a finished one is only read. The random numbers, the
+initial weights included, are functions of the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextModelWithProjection
+
+from rfmi.base_model.autoencoder import LATENT_CHANNELS, autoencoder_loss, make_autoencoder
+from rfmi.base_model.flow import flow_loss, make_optimizers
+from rfmi.base_model.latents import read_latents, write_latents
+from rfmi.base_model.pipeline import save_pipeline
+from rfmi.base_model.recipe import Recipe
+from rfmi.base_model.text_encoders import Reader, make_text_encoder, reading_loss, tokenize
+from rfmi.base_model.tokenizers import make_tokenizer
+from rfmi.base_model.trainer import Schedule, train
+from rfmi.base_model.transformer import make_transformer
+
+SHIFT = 3.0  # of the sampler's noise levels, Stable Diffusion 3's own
+
+
+def followed(steps: Iterator[tuple[int, float]], schedule: Schedule, name: str) -> None:
+    """Run a training to its end behind a progress bar."""
+    with tqdm(total=schedule.steps, desc=name, mininterval=5.0) as bar:
+        for done, loss in steps:
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            bar.update(done - bar.n)
+
+
+def trained_autoencoder(recipe: Recipe, folder: Path, device: str) -> AutoencoderKL:
+    """The first stage."""
+    schedule = recipe.autoencoder
+    torch.manual_seed(schedule.seed)
+    model = make_autoencoder(recipe.autoencoder_channels).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
+    steps = train(
+        model,
+        lambda randomness: autoencoder_loss(model, randomness, schedule.batch),
+        [optimizer],
+        schedule,
+        folder / "autoencoder",
+    )
+    followed(steps, schedule, "autoencoder")
+    return model
+
+
+def trained_text_encoders(recipe: Recipe, folder: Path, device: str) -> list[CLIPTextModelWithProjection]:
+    """The second stage: both encoders, of CLIP's two kinds of activation."""
+    schedule = recipe.text
+    torch.manual_seed(schedule.seed)
+    tokenizer = make_tokenizer()
+    encoders = [
+        make_text_encoder(tokenizer, layers=recipe.text_layers, activation=activation)
+        for activation in ("quick_gelu", "gelu")
+    ]
+    reader = Reader(encoders).to(device)
+    optimizer = torch.optim.AdamW(
+        reader.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    steps = train(
+        reader,
+        lambda randomness: reading_loss(reader, tokenizer, randomness, schedule.batch),
+        [optimizer],
+        schedule,
+        folder / "text_encoders",
+    )
+    followed(steps, schedule, "text encoders")
+    return [encoder.eval().requires_grad_(False) for encoder in encoders]
+
+
+def trained_flow(
+    recipe: Recipe,
+    folder: Path,
+    autoencoder: AutoencoderKL,
+    encoders: list[CLIPTextModelWithProjection],
+    device: str,
+    *,
+    compiled: bool = True,
+) -> SD3Transformer2DModel:
+    """The last stage. Sets the autoencoder's scaling and shift, so that latents have mean 0 and variance 1."""
+    tokenizer = make_tokenizer()
+    write_latents(folder / "latents", autoencoder, tokenizer, recipe.shards, recipe.flow.seed)
+    latents, tokens = read_latents(folder / "latents", recipe.shards)
+    latents = scaled(autoencoder, latents.float()).half()
+    schedule = recipe.flow
+    torch.manual_seed(schedule.seed)
+    transformer = make_transformer(
+        LATENT_CHANNELS, latents.shape[-1], layers=recipe.layers, heads=recipe.heads
+    ).to(device)
+    loss_of = flow_loss(
+        transformer, encoders, latents, tokens, tokenize(tokenizer, [""])[0], schedule.batch, compiled=compiled
+    )
+    optimizers = make_optimizers(transformer, schedule.learning_rate)
+    followed(train(transformer, loss_of, optimizers, schedule, folder / "flow"), schedule, "flow")
+    return transformer
+
+
+def scaled(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The latents with mean 0 and variance 1, by a shift and a factor that the autoencoder's configuration keeps."""
+    shift, factor = latents.mean().item(), 1 / latents.std().item()
+    autoencoder.register_to_config(shift_factor=shift, scaling_factor=factor)
+    return (latents - shift) * factor
+
+
+def train_base(recipe: Recipe, work: Path, output: Path, device: str = "cpu", *, compiled: bool = True) -> None:
+    """Every stage, from the last checkpoint in `work` on; writes the pipeline's folder to `output`.
+
+    Also writes `work/losses.json`: the loss of every step of every stage.
+    """
+    autoencoder = trained_autoencoder(recipe, work, device)
+    encoders = trained_text_encoders(recipe, work, device)
+    transformer = trained_flow(recipe, work, autoencoder, encoders, device, compiled=compiled)
+    save_pipeline(
+        output,
+        autoencoder=autoencoder.cpu(),
+        transformer=transformer.cpu(),
+        text_encoders=[encoder.cpu() for encoder in encoders],
+        tokenizer=make_tokenizer(),
+        shift=SHIFT,
+    )

@@ -1,0 +1,55 @@
+"""The vocabulary of the world: what an object can be, what can hold between two, and what is kept for validation."""
+
+SHAPES = ("circle", "square", "triangle", "cross", "diamond")
+PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "cross": "crosses", "diamond": "diamonds"}
+COLORS = ("red", "green", "blue", "yellow", "purple", "cyan")
+TEXTURES = ("solid", "striped", "dotted")
+SIZES = ("small", "large")
+COUNTS = ("one", "two", "three", "four")
+
+RELATIONS = {
+    "left": "left of",
+    "right": "right of",
+    "above": "above",
+    "below": "below",
+    "front": "in front of",
+    "behind": "behind",
+    "bigger": "bigger than",
+    "smaller": "smaller than",
+    "same_color": "of the same color as",
+    "different_color": "of a different color than",
+}
+OPPOSITE = {
+    "left": "right",
+    "right": "left",
+    "above": "below",
+    "below": "above",
+    "front": "behind",
+    "behind": "front",
+    "bigger": "smaller",
+    "smaller": "bigger",
+    "same_color": "different_color",
+    "different_color": "same_color",
+}
+RELATIONS_OF = {
+    "spatial": ("left", "right", "above", "below"),
+    "3d_spatial": ("front", "behind"),
+    "non_spatial": ("bigger", "smaller", "same_color", "different_color"),
+}
+CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
+
+# Attribute pairs that no training prompt names; validation prompts do.
+HELD_OUT = frozenset(
+    {
+        ("red", "triangle"),
+        ("blue", "cross"),
+        ("yellow", "diamond"),
+        ("striped", "square"),
+        ("dotted", "triangle"),
+    }
+)
+
+WORDS = frozenset(
+    [*SHAPES, *PLURALS.values(), *COLORS, *TEXTURES, *SIZES, *COUNTS, "a", "and", ","]
+    + [word for relation in RELATIONS.values() for word in relation.split()]
+)
