@@ -2,8 +2,18 @@
 2503.14358).
 """
 
-from rfmi import tasks
+from rfmi import scenes, tasks
+from rfmi.base_model.folders import base_pipeline
 from rfmi.estimate import Estimate
 from rfmi.learned.mutual_information import MutualInformation, estimate_mutual_information
+from rfmi.scenes.judging import judge
 
-__all__ = ["Estimate", "MutualInformation", "estimate_mutual_information", "tasks"]
+__all__ = [
+    "Estimate",
+    "MutualInformation",
+    "base_pipeline",
+    "estimate_mutual_information",
+    "judge",
+    "scenes",
+    "tasks",
+]

@@ -52,16 +52,20 @@ def refresh_command(arguments: argparse.Namespace) -> int:
 
 
 def train_base_command(arguments: argparse.Namespace) -> int:
-    """Train the base model of the small world, from its last checkpoint where there is one."""
+    """Train the base model of the small world, or its CLIP, from the last checkpoint where there is one."""
     from rfmi.base_model.recipe import RECIPES
-    from rfmi.base_model.stages import train_base
+    from rfmi.base_model.stages import train_base, train_scorer
 
     if arguments.profile not in RECIPES:
         raise Refusal(f"there is no recipe {arguments.profile!r}; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[arguments.profile]
     work = Path(arguments.work) if arguments.work else cache_folder() / "base_model" / arguments.profile
     output = Path(arguments.output) if arguments.output else work / "output"
-    train_base(RECIPES[arguments.profile], work, output, arguments.device, compiled=arguments.profile != "smoke")
-    print(f"the pipeline is in {output}")
+    if arguments.clip:
+        train_scorer(recipe, work, output, arguments.device)
+    else:
+        train_base(recipe, work, output, arguments.device, checkpoint_seconds=arguments.checkpoint_seconds)
+    print(f"the model is in {output}")
     return SUCCESS
 
 
@@ -103,6 +107,8 @@ def make_parser() -> argparse.ArgumentParser:
     adder.add_argument("--work", default="", metavar="FOLDER", help="checkpoints (default: a folder of the cache)")
     adder.add_argument("--output", default="", metavar="FOLDER", help="the model's folder (default: WORK/output)")
     adder.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    adder.add_argument("--clip", action="store_true", help="train the CLIP of the world in place of the pipeline")
+    adder.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
     adder.set_defaults(command=train_base_command)
     return parser
 

@@ -71,6 +71,11 @@ def test_the_vocabulary_is_the_same_every_time():
     assert sorted(TOKENIZER.get_vocab().values()) == list(range(len(TOKENIZER)))
 
 
+def test_the_256_bytes_are_those_of_the_tokenizers_library():
+    byte_level = pytest.importorskip("tokenizers.pre_tokenizers").ByteLevel
+    assert {token for token, i in TOKENIZER.get_vocab().items() if i < 256} == set(byte_level.alphabet())
+
+
 def test_unknown_words_become_several_tokens_and_no_end_of_text():
     ids = TOKENIZER("a pink circlet", add_special_tokens=False).input_ids
     assert len(ids) > 3 and TOKENIZER.eos_token_id not in ids

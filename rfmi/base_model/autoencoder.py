@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from rfmi.base_model.trainer import StepRandomness
-from rfmi.scenes import CATEGORIES, SIDE, Scene, draw_scene, render
+from rfmi.scenes import CATEGORIES, SIDE, Scene, draw_prompt, draw_scene, render
 from rfmi.scenes.prompt_files import draw_training_prompt
 
 LATENT_CHANNELS = 6
@@ -37,9 +37,16 @@ def training_scenes(n: int, randomness: StepRandomness) -> list[Scene]:
     return [draw_scene(draw_training_prompt(random.choice(CATEGORIES), random), random) for _ in range(n)]
 
 
+def varied_scenes(n: int, randomness: StepRandomness) -> list[Scene]:
+    """Scenes for the autoencoder, which knows no prompts: every pair of attributes, and overlaps more often."""
+    random = randomness.random
+    categories = [*CATEGORIES, "3d_spatial", "3d_spatial", "3d_spatial"]
+    return [draw_scene(draw_prompt(random.choice(categories), random, held_out=True), random) for _ in range(n)]
+
+
 def autoencoder_loss(autoencoder: AutoencoderKL, randomness: StepRandomness, batch: int) -> Tensor:
     """Absolute and squared error of the pixels on [-1, 1], and a little Kullback-Leibler divergence of the latents."""
-    pictures = 2 * render(training_scenes(batch, randomness)) - 1
+    pictures = 2 * render(varied_scenes(batch, randomness)) - 1
     pictures = pictures.to(autoencoder.device)
     posterior = autoencoder.encode(pictures).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=randomness.generator).to(autoencoder.device)

@@ -9,7 +9,9 @@ from rfmi.base_model.trainer import Schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and schedules of every stage; `shards` of latents (4,096 scenes each)."""
+    """Sizes and schedules of every stage; `shards` of latents (4,096 scenes each); `precision` and `compiled`: of the
+    flow's arithmetic.
+    """
 
     autoencoder: Schedule
     text: Schedule
@@ -20,6 +22,8 @@ class Recipe:
     shards: int = 32
     layers: int = 8
     heads: int = 4
+    precision: str = "float32"
+    compiled: bool = False
 
 
 RECIPES = {
@@ -35,10 +39,11 @@ RECIPES = {
         heads=2,
     ),
     "cpu": Recipe(
-        autoencoder=Schedule(steps=2800, batch=16, learning_rate=2e-3, decay=0.6, averaging=0.99),
+        autoencoder=Schedule(steps=3700, batch=16, learning_rate=2e-3, decay=0.6, averaging=0.99),
         text=Schedule(steps=600, batch=128, learning_rate=2e-3, warmup=50, decay=0.7, averaging=0.98),
-        clip=Schedule(steps=1500, batch=128, learning_rate=1e-3, decay=0.8, averaging=0.99),
-        flow=Schedule(steps=6000, batch=256, learning_rate=2e-3, warmup=200, decay=0.25, averaging=0.998),
+        clip=Schedule(steps=2000, batch=128, learning_rate=1e-3, decay=0.5, averaging=0.99),
+        flow=Schedule(steps=5200, batch=256, learning_rate=2e-3, warmup=200, decay=0.25, averaging=0.998),
+        compiled=True,
     ),
     "gpu": Recipe(
         autoencoder=Schedule(steps=20_000, batch=64, learning_rate=1e-3, decay=0.6),
@@ -46,5 +51,7 @@ RECIPES = {
         clip=Schedule(steps=10_000, batch=512, learning_rate=1e-3, decay=0.8),
         flow=Schedule(steps=100_000, batch=1024, learning_rate=1e-3, warmup=500, averaging=0.9995),
         shards=250,
+        precision="bfloat16",
+        compiled=True,
     ),
 }

@@ -1,4 +1,4 @@
-"""The base model from nothing: autoencoder, text encoders, CLIP, latents, flow, and the folders that are shipped.
+"""The base model from nothing: autoencoder, text encoders, latents, flow; the CLIP; the folders that are shipped.
 
 Every stage resumes from its checkpoint in the work folder, and a finished one is only read. The random numbers, the
 initial weights included, are functions of the recipe.
@@ -16,8 +16,10 @@ from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
 from rfmi.base_model.autoencoder import LATENT_CHANNELS, autoencoder_loss, make_autoencoder
-from rfmi.base_model.flow import flow_loss, make_optimizers
+from rfmi.base_model.clip import load_clip, save_clip, train_clip
+from rfmi.base_model.flow import flow_loss, make_examples, make_optimizers
 from rfmi.base_model.latents import read_latents, write_latents
+from rfmi.base_model.folders import write_checksums
 from rfmi.base_model.pipeline import save_pipeline
 from rfmi.base_model.recipe import Recipe
 from rfmi.base_model.text_encoders import Reader, make_text_encoder, reading_loss, tokenize
@@ -36,7 +38,7 @@ def followed(steps: Iterator[tuple[int, float]], schedule: Schedule, name: str) 
             bar.update(done - bar.n)
 
 
-def trained_autoencoder(recipe: Recipe, folder: Path, device: str) -> AutoencoderKL:
+def trained_autoencoder(recipe: Recipe, folder: Path, device: str, seconds: float) -> AutoencoderKL:
     """The first stage."""
     schedule = recipe.autoencoder
     torch.manual_seed(schedule.seed)
@@ -50,12 +52,13 @@ def trained_autoencoder(recipe: Recipe, folder: Path, device: str) -> Autoencode
         [optimizer],
         schedule,
         folder / "autoencoder",
+        checkpoint_seconds=seconds,
     )
     followed(steps, schedule, "autoencoder")
     return model
 
 
-def trained_text_encoders(recipe: Recipe, folder: Path, device: str) -> list[CLIPTextModelWithProjection]:
+def trained_text_encoders(recipe: Recipe, folder: Path, device: str, seconds: float) -> list[CLIPTextModelWithProjection]:
     """The second stage: both encoders, of CLIP's two kinds of activation."""
     schedule = recipe.text
     torch.manual_seed(schedule.seed)
@@ -74,6 +77,7 @@ def trained_text_encoders(recipe: Recipe, folder: Path, device: str) -> list[CLI
         [optimizer],
         schedule,
         folder / "text_encoders",
+        checkpoint_seconds=seconds,
     )
     followed(steps, schedule, "text encoders")
     return [encoder.eval().requires_grad_(False) for encoder in encoders]
@@ -85,8 +89,7 @@ def trained_flow(
     autoencoder: AutoencoderKL,
     encoders: list[CLIPTextModelWithProjection],
     device: str,
-    *,
-    compiled: bool = True,
+    seconds: float,
 ) -> SD3Transformer2DModel:
     """The last stage. Sets the autoencoder's scaling and shift, so that latents have mean 0 and variance 1."""
     tokenizer = make_tokenizer()
@@ -98,11 +101,12 @@ def trained_flow(
     transformer = make_transformer(
         LATENT_CHANNELS, latents.shape[-1], layers=recipe.layers, heads=recipe.heads
     ).to(device)
-    loss_of = flow_loss(
-        transformer, encoders, latents, tokens, tokenize(tokenizer, [""])[0], schedule.batch, compiled=compiled
-    )
+    examples = make_examples(latents, tokens, tokenize(tokenizer, [""])[0], encoders)
+    precision = getattr(torch, recipe.precision)
+    loss_of = flow_loss(transformer, examples, schedule.batch, precision=precision, compiled=recipe.compiled)
     optimizers = make_optimizers(transformer, schedule.learning_rate)
-    followed(train(transformer, loss_of, optimizers, schedule, folder / "flow"), schedule, "flow")
+    steps = train(transformer, loss_of, optimizers, schedule, folder / "flow", checkpoint_seconds=seconds)
+    followed(steps, schedule, "flow")
     return transformer
 
 
@@ -113,14 +117,25 @@ def scaled(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     return (latents - shift) * factor
 
 
-def train_base(recipe: Recipe, work: Path, output: Path, device: str = "cpu", *, compiled: bool = True) -> None:
-    """Every stage, from the last checkpoint in `work` on; writes the pipeline's folder to `output`.
+def train_scorer(recipe: Recipe, work: Path, output: Path, device: str = "cpu") -> None:
+    """The CLIP, which the pipeline does not need: from the last checkpoint in `work` on, its folder to `output`."""
+    followed(train_clip(work / "clip", recipe.clip, device=device), recipe.clip, "CLIP")
+    save_clip(*load_clip(work / "clip"), output)
+    write_checksums(output)
 
-    Also writes `work/losses.json`: the loss of every step of every stage.
-    """
-    autoencoder = trained_autoencoder(recipe, work, device)
-    encoders = trained_text_encoders(recipe, work, device)
-    transformer = trained_flow(recipe, work, autoencoder, encoders, device, compiled=compiled)
+
+def train_base(
+    recipe: Recipe,
+    work: Path,
+    output: Path,
+    device: str = "cpu",
+    *,
+    checkpoint_seconds: float = 120.0,
+) -> None:
+    """Every stage, from the last checkpoint in `work` on; writes the pipeline's folder to `output`."""
+    autoencoder = trained_autoencoder(recipe, work, device, checkpoint_seconds)
+    encoders = trained_text_encoders(recipe, work, device, checkpoint_seconds)
+    transformer = trained_flow(recipe, work, autoencoder, encoders, device, checkpoint_seconds)
     save_pipeline(
         output,
         autoencoder=autoencoder.cpu(),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 from rfmi.scenes.words import WORDS
@@ -23,7 +22,7 @@ _END_OF_WORD = "</w>"
 
 def make_tokenizer() -> CLIPTokenizer:
     """The tokenizer, always the same: one token a word, lower-cased, `model_max_length` 16."""
-    symbols = sorted(ByteLevel.alphabet())
+    symbols = _byte_symbols()
     merges = _merges(sorted(WORDS))
     tokens = [*symbols, *(symbol + _END_OF_WORD for symbol in symbols), *(left + right for left, right in merges)]
     tokens = [*dict.fromkeys(tokens), PADDING, BEGIN, END]
@@ -37,6 +36,14 @@ def make_tokenizer() -> CLIPTokenizer:
         model_max_length=MAX_TOKENS,
         padding_side="right",
     )
+
+
+def _byte_symbols() -> list[str]:
+    """The characters that stand for the 256 bytes: the printable ones for themselves, then U+0100 and on for the rest,
+    as in GPT-2 and CLIP.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:

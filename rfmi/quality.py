@@ -1,0 +1,190 @@
+"""How near generated images are to real ones, measured on the features of a network.
+
+With features a_i of n images and b_j of m, (n, d) and (m, d):
+
+    Frechet distance  |mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)): FID's formula (Heusel et al. 2017, arXiv
+                      1706.08500) on any features;
+    CMMD              1000 times the squared maximum mean discrepancy of the features at unit length, Gaussian kernel
+                      exp(-|a - b|^2 / (2 10^2)), every pair counted, the pairs of an image with itself as well
+                      (Jayasumana et al. 2024, arXiv 2401.09603);
+    precision         the share of generated images that lie within the distance of the k-th nearest neighbour of some
+                      real image, the distance being that image's own to its neighbour among the real ones;
+    recall            the same with the roles exchanged (Kynkaanniemi et al. 2019, arXiv 1904.06991).
+
+None of them is free of bias. Between two samples of n from one distribution the Frechet distance is not zero but about
+d (d + 5) / 2n for independent features of variance one, and CMMD about 1000 (2/n) times one minus the mean kernel;
+precision and recall depend on n and m as well. So compare values at equal n, equal m and equal features only, and put
+beside them the value of real images against other real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+CMMD_WIDTH, CMMD_SCALE = 10.0, 1000.0
+ROWS = 1024  # of a distance table that are held at once
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """The Frechet distance (squared, as FID is) between Gaussians fitted to features (n, d) and (m, d).
+
+    Raises ValueError for features that are not two finite tables of one width.
+    """
+    a, b = _checked(a, b)
+    return _frechet_distance(_uniform(a), _uniform(b), a, b)
+
+
+def cmmd(a: Tensor, b: Tensor) -> float:
+    """CMMD of features (n, d) and (m, d), brought to unit length here.
+
+    The kernel is so wide that this is close to ten times the squared distance of the mean unit features. Raises
+    ValueError as `frechet_distance` does, and for a feature of length zero.
+    """
+    a, b = _checked(a, b)
+    return float(_discrepancy(_uniform(a), _uniform(b), *_kernels(a, b)))
+
+
+def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
+    """(precision, recall) of generated features (m, d) against real ones (n, d).
+
+    Raises ValueError as `frechet_distance` does, and where a set has no k-th neighbour.
+    """
+    real, generated = _checked(real, generated)
+    precise, recalled = _covered(real, generated, k)
+    return float(precise.mean()), float(recalled.mean())
+
+
+def neighbor_radii(features: Tensor, k: int = 3) -> Tensor:
+    """The distance of every feature of (n, d) to its k-th nearest other one, (n,).
+
+    Raises ValueError for k below 1 or not below n.
+    """
+    if not 1 <= k < len(features):
+        raise ValueError(f"the {k}-th of {len(features)} features' neighbours does not exist; choose 1 <= k < n")
+    return torch.cat([_distances(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)])
+
+
+def diversity(features: Tensor, groups: Sequence) -> Tensor:
+    """The mean Euclidean distance between two images of the same group (prompt), one value a group.
+
+    features: (n, d); groups: n labels, the groups coming out in the order of their first label. Raises ValueError for
+    another number of labels than features, and for a group of one.
+    """
+    labels = groups.tolist() if isinstance(groups, Tensor) else list(groups)
+    features, _ = _checked(features, features)
+    if len(labels) != len(features):
+        raise ValueError(f"there are {len(features)} features and {len(labels)} labels; give one label a feature")
+    members: dict = {}
+    for i, label in enumerate(labels):
+        members.setdefault(label, []).append(i)
+    alone = [label for label, places in members.items() if len(places) < 2]
+    if alone:
+        raise ValueError(f"the group {alone[0]!r} has one image; diversity needs two or more of every prompt")
+    tables = [_distances(features[places], features[places]) for places in members.values()]
+    return torch.stack([table.sum() / (len(table) * (len(table) - 1)) for table in tables])
+
+
+def quality(
+    real: Tensor, generated: Tensor, *, generator: torch.Generator, resamples: int = 200, k: int = 3
+) -> pd.DataFrame:
+    """Every measure with a 95% bootstrap interval: one row a measure, columns value, low, high, n_real, n_generated.
+
+    real, generated: features (n, d) and (m, d). Images are resampled with replacement, within each set. A resample
+    holds the same image several times, which raises the Frechet distance and CMMD once more as a small sample does;
+    their bootstrap values are shifted back to have the mean `value`, so that the interval is that of the measure at
+    this n and m. Neighbourhoods make no sense with repeated images: for precision and recall they stay fixed, and the
+    images judged by them are resampled. Raises ValueError as the measures do.
+    """
+    if resamples < 2:
+        raise ValueError(f"an interval needs two resamples or more, got {resamples}")
+    real, generated = _checked(real, generated)
+    p, q = (torch.cat([_uniform(part)[None], _resampled(part, resamples, generator)]) for part in (real, generated))
+    precise, recalled = _covered(real, generated, k)
+    measures = {
+        "frechet_distance": [_frechet_distance(*weights, real, generated) for weights in zip(p, q, strict=True)],
+        "cmmd": _discrepancy(p, q, *_kernels(real, generated)).tolist(),
+        "precision": (q @ precise).tolist(),
+        "recall": (p @ recalled).tolist(),
+    }
+    rows = {}
+    for name, (value, *drawn) in measures.items():
+        if name in ("frechet_distance", "cmmd"):
+            drawn = np.maximum(np.array(drawn) + value - np.mean(drawn), 0)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        rows[name] = {"value": value, "low": low, "high": high, "n_real": len(real), "n_generated": len(generated)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
+
+
+def _uniform(features: Tensor) -> Tensor:
+    """Every image with the same weight: (n,), summing to one."""
+    return features.new_full((len(features),), 1 / len(features))
+
+
+def _resampled(features: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each image comes in a bootstrap resample, over the number of images: (resamples, n)."""
+    n = len(features)
+    drawn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(features.device)
+    counts = features.new_zeros(resamples, n)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=counts.dtype)) / n
+
+
+def _frechet_distance(p: Tensor, q: Tensor, a: Tensor, b: Tensor) -> float:
+    """For images weighted p and q. The root's trace is that of (S_a^(1/2) S_b S_a^(1/2))^(1/2), which is symmetric."""
+    (mean_a, cov_a), (mean_b, cov_b) = _moments(p, a), _moments(q, b)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * shared
+    return max(float(distance), 0.0)
+
+
+def _moments(weights: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    mean = weights @ features
+    centred = features - mean
+    return mean, (centred * weights[:, None]).T @ centred * (len(features) / (len(features) - 1))
+
+
+def _kernels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = [part.norm(dim=1, keepdim=True) for part in (a, b)]
+    if not all(bool((length > 0).all()) for length in lengths):
+        raise ValueError("a feature has length zero and no direction; CMMD compares directions, so leave it out")
+    a, b = a / lengths[0], b / lengths[1]
+    return tuple(torch.exp((x @ y.T - 1) / CMMD_WIDTH**2) for x, y in ((a, a), (b, b), (a, b)))
+
+
+def _discrepancy(p: Tensor, q: Tensor, k_aa: Tensor, k_bb: Tensor, k_ab: Tensor) -> Tensor:
+    """For images weighted p and q, (n,) and (m,) or (resamples, n) and (resamples, m)."""
+    pairs = ((p @ k_aa) * p).sum(-1) + ((q @ k_bb) * q).sum(-1) - 2 * ((p @ k_ab) * q).sum(-1)
+    return CMMD_SCALE * pairs.clamp(min=0)
+
+
+def _covered(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Whether each generated image lies near a real one, (m,), and each real near a generated one, (n,): 0 or 1."""
+    return _within(generated, real, neighbor_radii(real, k)), _within(real, generated, neighbor_radii(generated, k))
+
+
+def _within(points: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
+    near = [(_distances(rows, centers) <= radii).any(dim=1) for rows in points.split(ROWS)]
+    return torch.cat(near).to(points)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean, exactly zero between equal features."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in double precision."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"features must be tables (n, d) and (m, d) of two images or more each, got {tuple(a.shape)} and "
+            f"{tuple(b.shape)}"
+        )
+    if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+        raise ValueError("the features hold values that are not finite; look at the images they come from")
+    return a.double(), b.double()
