@@ -157,7 +157,10 @@ def test_intervals_cover_the_expected_value_at_this_number_of_images(measure):
         for i in range(repeats)
     ]
     expected = np.mean([table.value for table in tables])
-    assert 0.87 <= np.mean([table.low <= expected <= table.high for table in tables])
+    covered = np.mean([table.low <= expected <= table.high for table in tables])
+    width = np.mean([table.high - table.low for table in tables])
+    assert covered >= 0.87
+    assert width == pytest.approx(2 * 1.96 * np.std([table.value for table in tables]), rel=0.3)  # and no wider
 
 
 @pytest.mark.parametrize(

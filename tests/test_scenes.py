@@ -203,6 +203,7 @@ def test_the_hidden_share():
     ("relation", "expected"), [("left", True), ("right", False), ("above", False), ("below", False)]
 )
 def test_directions_follow_the_axis_on_which_centres_are_farther_apart(relation, expected):
-    things = [SceneObject("circle", "red", "solid", "small", 10, 20), SceneObject("cross", "red", "solid", "large", 40, 30)]
+    circle = SceneObject("circle", "red", "solid", "small", 10, 20)
+    things = [circle, SceneObject("cross", "red", "solid", "large", 40, 30)]
     assert holds(relation, things, 0, 1, []) is expected
     assert holds("smaller", things, 0, 1, []) and holds("same_color", things, 0, 1, [])

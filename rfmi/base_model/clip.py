@@ -19,13 +19,12 @@ from pathlib import Path
 from random import Random
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from rfmi.base_model.autoencoder import training_scenes
-from rfmi.base_model.tokenizers import MAX_TOKENS, check_prompts, make_tokenizer
+from rfmi.base_model.tokenizers import check_prompts, make_tokenizer
 from rfmi.base_model.trainer import Schedule, StepRandomness, train
 from rfmi.scenes import SIDE, Prompt, change_one_atom, parse, render
 from rfmi.scenes.prompt_files import validation_prompts
@@ -36,12 +35,11 @@ IMAGE_LAYERS, TEXT_LAYERS = 4, 3
 LARGEST_SCALE = 100.0  # of the logits, as in CLIP
 LARGEST_BLUR, LARGEST_NOISE = 0.7, 0.03  # of the training pictures: standard deviations, in pixels and in [0, 1]
 ATTEMPTS = 4  # at a changed prompt that may be shown in training
-SCHEDULE = Schedule(steps=2_000, batch=128, learning_rate=1e-3, warmup=100, decay=0.5, averaging=0.99)
 WEIGHT_DECAY = 0.05
 
 
 def make_clip(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
-    """An untrained CLIP for pictures of 64 x 64 pixels and the texts of `tokenizer`; the same seed, the same weights."""
+    """An untrained CLIP for pictures (3, 64, 64) and the texts of `tokenizer`; the same seed, the same weights."""
     common = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
@@ -50,7 +48,8 @@ def make_clip(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPModel:
         "hidden_act": "gelu",
     }
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    text = {"vocab_size": len(tokenizer), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": TEXT_LAYERS}
+    length = tokenizer.model_max_length
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": length, "num_hidden_layers": TEXT_LAYERS}
     image = {"image_size": SIDE, "patch_size": PATCH, "num_hidden_layers": IMAGE_LAYERS}
     config = CLIPConfig(
         text_config={**common, **text, **ids},
@@ -78,14 +77,16 @@ def clip_loss(clip: CLIPModel, tokenizer: CLIPTokenizer, randomness: StepRandomn
     texts = [scene.prompt for scene in scenes]
     changed = [changed_prompt(parse(text), randomness.random) for text in texts]
     pictures = blurred_and_noised(render(scenes), randomness.generator)
-    image = F.normalize(_image_features(clip, pictures), dim=1)
-    text = F.normalize(_text_features(clip, tokenizer, texts + [each for each in changed if each]), dim=1)
+    image = functional.normalize(_image_features(clip, pictures), dim=1)
+    text = functional.normalize(_text_features(clip, tokenizer, texts + [each for each in changed if each]), dim=1)
     logits = clip.logit_scale.exp().clamp(max=LARGEST_SCALE) * image @ text.T
     right = torch.arange(batch, device=logits.device)
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, :batch].T, right)) / 2
+    return (functional.cross_entropy(logits, right) + functional.cross_entropy(logits[:, :batch].T, right)) / 2
 
 
-def train_clip(folder: Path, schedule: Schedule = SCHEDULE, *, device: str = "cpu") -> Iterator[tuple[int, float]]:
+def train_clip(
+    folder: Path, schedule: Schedule, *, device: str = "cpu", checkpoint_seconds: float = 120.0
+) -> Iterator[tuple[int, float]]:
     """Train a CLIP with AdamW, from the checkpoint in `folder` where there is one; yields (steps done, loss).
 
     At the end `folder` holds the averaged weights, for `load_clip`. Raises as `rfmi.base_model.trainer.train` does.
@@ -97,7 +98,12 @@ def train_clip(folder: Path, schedule: Schedule = SCHEDULE, *, device: str = "cp
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.98))
     yield from train(
-        clip, lambda randomness: clip_loss(clip, tokenizer, randomness, schedule.batch), [optimizer], schedule, folder
+        clip,
+        lambda randomness: clip_loss(clip, tokenizer, randomness, schedule.batch),
+        [optimizer],
+        schedule,
+        folder,
+        checkpoint_seconds=checkpoint_seconds,
     )
     save_clip(clip, tokenizer, folder)
 
@@ -146,13 +152,11 @@ def clip_score(
     check_prompts(prompts, tokenizer)
     if len(prompts) != len(images):
         raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give one prompt an image")
-    image = image_features(clip, images, batch)
-    distinct = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-    names = list(distinct)
-    text = torch.cat(
-        [_text_features(clip, tokenizer, names[i : i + batch]) for i in range(0, len(names), batch)]
-    )
-    return F.cosine_similarity(image, text[[distinct[prompt] for prompt in prompts]])
+    places = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}  # every prompt is read once
+    texts = list(places)
+    parts = [_text_features(clip, tokenizer, texts[i : i + batch]) for i in range(0, len(texts), batch)]
+    text = torch.cat(parts)[[places[prompt] for prompt in prompts]]
+    return functional.cosine_similarity(image_features(clip, images, batch), text)
 
 
 def blurred_and_noised(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -162,7 +166,7 @@ def blurred_and_noised(pictures: Tensor, generator: torch.Generator) -> Tensor:
     offsets = torch.arange(-2, 3)
     weights = torch.softmax(-0.5 * (offsets / (LARGEST_BLUR * blur[:, None]).clamp(min=1e-3)).square(), dim=1)
     for dim, padding in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
-        padded = F.pad(pictures, padding, mode="replicate")
+        padded = functional.pad(pictures, padding, mode="replicate")
         shifted = [padded.narrow(dim, k, pictures.shape[dim]) for k in range(5)]
         pictures = sum(weights[:, k, None, None, None] * part for k, part in enumerate(shifted))
     draws = torch.randn(pictures.shape, generator=generator)

@@ -11,6 +11,7 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from rfmi.base_model.latents import encode_pictures
+from rfmi.base_model.tokenizers import check_prompts
 from rfmi.scenes import CATEGORIES, change_one_atom, draw_scene, parse, prompts, render
 
 SHORT_PADDING = 1  # rows of zeros after the prompt in place of the default's 256: the same images, several times faster
@@ -30,8 +31,10 @@ def generate(
 ) -> Tensor:
     """Images (n, 3, height, width) in [0, 1] by the pipeline's own call; image i is a function of text i and seed i.
 
-    padding: the pipeline's `max_sequence_length`. guidance: 1 is none.
+    padding: the pipeline's `max_sequence_length`. guidance: 1 is none. Raises ValueError for a prompt that is empty,
+    would be cut, or has a word that the pipeline never learned.
     """
+    check_prompts(texts, pipeline.tokenizer)
     pipeline.set_progress_bar_config(disable=True)
     images = []
     for k in range(0, len(texts), batch):

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from rfmi.base_model.folders import write_checksums
+
+
+def make_silent_t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:
+    """A T5 encoder whose every output is zero, (n, length, width), and a tokenizer for it.
+
+    Where a pipeline has no T5, diffusers puts rows of zeros in its place, but `from_pretrained` has to be told so. This
+    one gives the same zeros, by the weights of its last norm, and the folder loads without a word.
+    """
+    tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], extra_ids=0)
+    encoder = T5EncoderModel(
+        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+    )
+    torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
+    return encoder.eval(), tokenizer
 
 
 def save_pipeline(
@@ -24,7 +39,8 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     shift: float,
 ) -> None:
-    """Write the whole pipeline, its scheduler included, without a T5 encoder. The checksums come last."""
+    """Write the whole pipeline, its scheduler and a silent T5 encoder included. The checksums come last."""
+    text_encoder_3, tokenizer_3 = make_silent_t5(transformer.config.joint_attention_dim)
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
@@ -33,8 +49,8 @@ def save_pipeline(
         tokenizer=tokenizer,
         text_encoder_2=text_encoders[1],
         tokenizer_2=tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
+        text_encoder_3=text_encoder_3,
+        tokenizer_3=tokenizer_3,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     write_checksums(folder)

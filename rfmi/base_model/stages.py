@@ -6,9 +6,12 @@ initial weights included, are functions of the recipe.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor
@@ -18,14 +21,16 @@ from transformers import CLIPTextModelWithProjection
 from rfmi.base_model.autoencoder import LATENT_CHANNELS, autoencoder_loss, make_autoencoder
 from rfmi.base_model.clip import load_clip, save_clip, train_clip
 from rfmi.base_model.flow import flow_loss, make_examples, make_optimizers
-from rfmi.base_model.latents import read_latents, write_latents
 from rfmi.base_model.folders import write_checksums
+from rfmi.base_model.latents import read_latents, write_latents
 from rfmi.base_model.pipeline import save_pipeline
 from rfmi.base_model.recipe import Recipe
 from rfmi.base_model.text_encoders import Reader, make_text_encoder, reading_loss, tokenize
 from rfmi.base_model.tokenizers import make_tokenizer
-from rfmi.base_model.trainer import Schedule, train
+from rfmi.base_model.trainer import Schedule, read_losses, train
 from rfmi.base_model.transformer import make_transformer
+from rfmi.study.cache import write_atomically
+from rfmi.study.provenance import versions
 
 SHIFT = 3.0  # of the sampler's noise levels, Stable Diffusion 3's own
 
@@ -117,11 +122,29 @@ def scaled(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
     return (latents - shift) * factor
 
 
+def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]]) -> None:
+    """`training.json` beside the weights: recipe, versions, and the losses of every stage in a hundred means; then the
+    checksums.
+    """
+    curves = {}
+    for stage, values in losses.items():
+        parts = np.array_split(np.asarray(values), min(100, len(values)))
+        ends = np.cumsum([len(part) for part in parts])
+        curves[stage] = [[int(end), round(float(part.mean()), 6)] for end, part in zip(ends, parts, strict=True)]
+    log = {
+        "recipe": asdict(recipe),
+        "versions": versions(),
+        "losses": curves,
+    }
+    write_atomically(output / "training.json", json.dumps(log, indent=1) + "\n")
+    write_checksums(output)
+
+
 def train_scorer(recipe: Recipe, work: Path, output: Path, device: str = "cpu") -> None:
     """The CLIP, which the pipeline does not need: from the last checkpoint in `work` on, its folder to `output`."""
     followed(train_clip(work / "clip", recipe.clip, device=device), recipe.clip, "CLIP")
     save_clip(*load_clip(work / "clip"), output)
-    write_checksums(output)
+    write_log(output, recipe, {"clip": read_losses(work / "clip")})
 
 
 def train_base(
@@ -144,3 +167,5 @@ def train_base(
         tokenizer=make_tokenizer(),
         shift=SHIFT,
     )
+    stages = {name: work / name for name in ("autoencoder", "text_encoders", "flow")}
+    write_log(output, recipe, {name: read_losses(folder) for name, folder in stages.items()})

@@ -64,8 +64,9 @@ class Detection:
 
 @torch.no_grad()
 def detect(pictures: Tensor) -> list[Detection]:
-    """The objects in pictures (n, 3, 64, 64) with values in [0, 1]; computed on the processor, whatever their device."""
-    return [found for chunk in pictures.split(CHUNK) for found in _detect(chunk.detach().float().cpu())]
+    """The objects in pictures (n, 3, 64, 64) in [0, 1]; computed on the processor, whatever their device."""
+    chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
+    return [found for chunk in chunks for found in _detect(chunk.detach().float().cpu())]
 
 
 def _detect(pictures: Tensor) -> list[Detection]:
@@ -110,8 +111,9 @@ def _meeting(places: Places) -> tuple[Tensor, Tensor, Tensor]:
     i, j = _neighbors(places)
     apart = (i < j) & (places.hue[i] != places.hue[j])
     i, j = i[apart], j[apart]
+    corner = places.top[i], places.left[i]
     close, shared = (
-        (what[places.kind[i], places.phase[i]] * patches(_drawn(places, what), j, places.top[i], places.left[i])).sum((1, 2))
+        (what[places.kind[i], places.phase[i]] * patches(_drawn(places, what), j, *corner)).sum((1, 2))
         for what in (silhouettes().grown, silhouettes().coverage)
     )
     return i[close > 0], j[close > 0], shared[close > 0]
@@ -161,7 +163,7 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tu
     in_front[behind, front] = True
     edge, free = world.edge[places.kind, places.phase], world.coverage[places.kind, places.phase] == 0
     hiding[2].mul_(in_front[hiding[0], hiding[1]][:, None, None] | edge[hiding[0]])
-    own, known, outside = _seen(paints, places, places.hue)
+    own, known, outside = _seen(paints, places)
     kept = torch.ones(len(own), dtype=torch.bool)
     while True:
         taken, hidden = (
@@ -176,17 +178,17 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tu
         kept = stay
 
 
-def _seen(paints: Paints, places: Places, hue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Patches (k, 38, 38) at every place: M and w of a hue each, and what lies outside the picture."""
+def _seen(paints: Paints, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches (k, 38, 38) at every place: M and w of its hue, and what lies outside the picture."""
     label, covered = (patches(maps, places.picture, places.top, places.left) for maps in (paints.label, paints.covered))
-    own = covered * (label == hue[:, None, None])
+    own = covered * (label == places.hue[:, None, None])
     return own, 1 - covered + own, (label == OUTSIDE).float()
 
 
 def _describe(paints: Paints, places: Places, found: Tensor) -> list[DetectedObject]:
     """The places in words. A texture is the one whose pattern differs least, in the mean square, from what is seen."""
     world = silhouettes()
-    weight = world.coverage[places.kind, places.phase] * _seen(paints, places, places.hue)[0]
+    weight = world.coverage[places.kind, places.phase] * _seen(paints, places)[0]
     dark = patches(paints.dark, places.picture, places.top, places.left)
     error = weight[:, None] * (dark[:, None] - world.dark[places.kind, places.phase]) ** 2
     error, texture = (error.sum((-2, -1)) / weight.sum((-2, -1))[:, None]).min(1)

@@ -124,12 +124,13 @@ def _changes(prompt: Prompt, kind: str) -> list[Prompt]:
     if kind == "relation":
         return [replace(prompt, relation=OPPOSITE[prompt.relation])]
     if kind == "count":
-        return [
+        changed = [
             _with_phrase(prompt, i, count=count)
             for i, phrase in enumerate(prompt.phrases)
             for count in (phrase.count - 1, phrase.count + 1)
             if count >= 1
         ]
+        return [each for each in changed if any(phrase.count > 1 for phrase in each.phrases)]  # "a circle" counts none
     if kind in ("color", "texture"):
         exchanged = [
             _with_phrase(_with_phrase(prompt, i, **{kind: getattr(q, kind)}), j, **{kind: getattr(p, kind)})

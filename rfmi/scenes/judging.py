@@ -21,9 +21,9 @@ def judge(images: Tensor | Sequence, prompts: Sequence[str]) -> pd.DataFrame:
     """Whether each picture shows what its prompt says, one row a pair.
 
     images: a float tensor (n, 3, 64, 64) in [0, 1], or n PIL images or uint8 arrays (64, 64, 3). Columns: `prompt`,
-    `category`, `aligned` (all atoms hold), `score` (the category's, in T2I-CompBench's form), `atoms` (name to bool) and
-    `objects` (what was found, from back to front). Raises ValueError for pictures of another size or range, for another
-    number of prompts than pictures, and for a prompt outside the grammar.
+    `category`, `aligned` (all atoms hold), `score` (the category's, in T2I-CompBench's form), `atoms` (name to bool)
+    and `objects` (what was found, from back to front). Raises ValueError for pictures of another size or range, for
+    another number of prompts than pictures, and for a prompt outside the grammar.
     """
     if isinstance(prompts, str):
         raise ValueError(f"the prompts are one string, {prompts!r}; give a list of them, one a picture")
@@ -42,6 +42,8 @@ def as_pictures(images: Tensor | Sequence) -> Tensor:
     """The same pictures as a float tensor (n, 3, 64, 64) in [0, 1]. Raises ValueError for another size or range."""
     wanted = f"give a float tensor (n, 3, {SIDE}, {SIDE}) in [0, 1], or RGB images or uint8 arrays of {SIDE} x {SIDE}"
     if not isinstance(images, Tensor):
+        if not hasattr(images, "__len__"):
+            raise ValueError(f"the pictures are one {type(images).__name__}; {wanted}")
         arrays = [np.asarray(image) for image in images]
         wrong = {(array.shape, str(array.dtype)) for array in arrays} - {((SIDE, SIDE, 3), "uint8")}
         if wrong:
@@ -54,5 +56,5 @@ def as_pictures(images: Tensor | Sequence) -> Tensor:
     pictures = images.detach().float().cpu()
     if len(pictures) and not (pictures.min() >= -ROUNDING and pictures.max() <= 1 + ROUNDING):
         low, high = float(pictures.min()), float(pictures.max())
-        raise ValueError(f"the pictures reach from {low:.3g} to {high:.3g}, or hold values that are no numbers; {wanted}")
+        raise ValueError(f"the pictures reach from {low:.3g} to {high:.3g}, or hold what is no number; {wanted}")
     return pictures.clamp(0, 1)

@@ -39,8 +39,8 @@ _NO_HUE, OUTSIDE = len(COLORS), len(COLORS) + 1
 
 @dataclass(frozen=True)
 class Paints:
-    """Maps (n, 106, 106), margin included: the hue (6 for none of the world's, 7 outside the picture), the share of a pixel
-    that is not ground, and the share of the dark tone in that.
+    """Maps (n, 106, 106), margin included: the hue (6 for none of the world's, 7 outside the picture), the share of a
+    pixel that is not ground, and the share of the dark tone in that.
     """
 
     label: Tensor
@@ -56,8 +56,8 @@ class Paints:
 
 @dataclass(frozen=True)
 class Places:
-    """Places of objects: picture and hue (k,); kind of silhouette, phase in half pixels, top and left of the patch, (k,)
-    each, or (k, 4) where a place has that many explanations, best first.
+    """Places of objects: picture and hue (k,); kind of silhouette, phase in half pixels, top and left of the patch,
+    (k,) each, or (k, 4) where a place has that many explanations, best first.
     """
 
     picture: Tensor
@@ -166,9 +166,9 @@ def patches(maps: Tensor, row: Tensor, top: Tensor, left: Tensor) -> Tensor:
 
 
 def agreement(kind: Tensor, phase: Tensor, own: Tensor, known: Tensor) -> Tensor:
-    """Intersection over union (...) of silhouettes (kind and phase of shape (...)) and patches M, w (..., 38, 38), where
-    w says that these are known; 0 where less than `VISIBLE` of the silhouette is. At the edge, differences in coverage of
-    up to a half are none, for blur and for moves of half a pixel; elsewhere of up to a fifth.
+    """Intersection over union (...) of silhouettes (kind and phase of shape (...)) and patches M, w (..., 38, 38),
+    where w says that these are known; 0 where less than `VISIBLE` of the silhouette is. At the edge, differences in
+    coverage of up to a half are none, for blur and for moves of half a pixel; elsewhere of up to a fifth.
     """
     world = silhouettes()
     coverage, free = world.coverage[kind, phase], torch.where(world.edge[kind, phase], 0.5, 0.2)

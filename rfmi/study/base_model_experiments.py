@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from rfmi.base_model.clip import image_features, load_clip
-from rfmi.base_model.measure import changed_pairs, generate, knowledge, scaled_latents
 from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
+from rfmi.base_model.measure import changed_pairs, generate, knowledge, scaled_latents
 from rfmi.scenes import CATEGORIES, parse, prompts, render, sample_scenes
 from rfmi.scenes.judging import judge
 from rfmi.scenes.words import COLORS, HELD_OUT, RELATIONS, SIZES, TEXTURES
@@ -21,9 +21,9 @@ from rfmi.study.cache import Cache, code_version, digest
 
 
 @cache
-def loaded_pipeline(folder: str = "") -> StableDiffusion3Pipeline:
-    """The pipeline in `folder`, the shipped one where none is named."""
-    return StableDiffusion3Pipeline.from_pretrained(folder or base_pipeline())
+def loaded_pipeline(device: str = "cpu") -> StableDiffusion3Pipeline:
+    """The shipped pipeline."""
+    return StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
 
 
 @cache
@@ -45,11 +45,11 @@ def reconstructed(pipeline: StableDiffusion3Pipeline, pictures: Tensor) -> Tenso
     """Pictures in [0, 1] after the autoencoder, there and back, as the pipeline decodes."""
     config = pipeline.vae.config
     latents = scaled_latents(pipeline, pictures) / config.scaling_factor + config.shift_factor
-    decoded = torch.cat([pipeline.vae.decode(part).sample for part in latents.split(64)])
-    return (decoded / 2 + 0.5).clamp(0, 1)
+    decoded = [pipeline.vae.decode(part.to(pipeline.device)).sample.cpu() for part in latents.split(64)]
+    return (torch.cat(decoded) / 2 + 0.5).clamp(0, 1)
 
 
-def judge_unit(category: str, n: int, seed: int) -> dict:
+def judge_unit(category: str, n: int, seed: int, device: str) -> dict:
     """The judge's atoms held against the truth on `n` scenes of validation prompts, as they are and after the
     autoencoder, and on scenes with one atom of their prompt changed.
 
@@ -59,7 +59,7 @@ def judge_unit(category: str, n: int, seed: int) -> dict:
     scenes = sample_scenes(category, n, seed)
     pictures, texts = render(scenes), [scene.prompt for scene in scenes]
     counts = {}
-    for name, seen in (("rendered", pictures), ("reconstructed", reconstructed(loaded_pipeline(), pictures))):
+    for name, seen in (("rendered", pictures), ("reconstructed", reconstructed(loaded_pipeline(device), pictures))):
         atoms = [held for row in judge(seen, texts)["atoms"] for held in row.values()]
         counts[name] = {"right": sum(atoms), "asked": len(atoms)}  # in a scene every atom of its prompt holds
     pairs = changed_pairs(category, n, seed)
@@ -68,13 +68,14 @@ def judge_unit(category: str, n: int, seed: int) -> dict:
     return counts
 
 
-def knowledge_unit(category: str, n: int, seed: int, noises: int, pipeline: str = "") -> list[dict]:
+def knowledge_unit(category: str, n: int, seed: int, noises: int, device: str) -> list[dict]:
     """`knowledge` of one category, as records."""
-    return knowledge(loaded_pipeline(pipeline), n=n, seed=seed, noises=noises, categories=[category]).to_dict("records")
+    pipeline = loaded_pipeline(device)
+    return knowledge(pipeline, n=n, seed=seed, noises=noises, categories=[category]).to_dict("records")
 
 
 def alignment_unit(
-    category: str, n_prompts: int, candidates: int, guidance: float, steps: int, seed: int, pipeline: str = ""
+    category: str, n_prompts: int, candidates: int, guidance: float, steps: int, seed: int, device: str
 ) -> dict:
     """`candidates` images of each of the first `n_prompts` validation prompts, drawn, judged and embedded.
 
@@ -83,7 +84,7 @@ def alignment_unit(
     """
     texts = [text for text in spread(prompts(category, "val"), n_prompts) for _ in range(candidates)]
     seeds = [seed + i % candidates for i in range(len(texts))]
-    images = generate(loaded_pipeline(pipeline), texts, seeds, guidance=guidance, steps=steps)
+    images = generate(loaded_pipeline(device), texts, seeds, guidance=guidance, steps=steps)
     found = judge(images, texts)
     rows = [
         {
@@ -99,29 +100,29 @@ def alignment_unit(
     return {"rows": rows, "features": image_features(loaded_clip(), images).round(decimals=5)}
 
 
-def scene_features(category: str, n: int, seed: int) -> list[list[float]]:
+def scene_features(category: str, n: int, seed: int, device: str) -> list[list[float]]:
     """CLIP features of rendered scenes of a category's validation prompts, after the autoencoder."""
     pictures = render(sample_scenes(category, n, seed))
-    return image_features(loaded_clip(), reconstructed(loaded_pipeline(), pictures)).round(decimals=5)
+    return image_features(loaded_clip(), reconstructed(loaded_pipeline(device), pictures)).round(decimals=5)
 
 
 def sample_sheet(
-    category: str, n: int, guidance: float, steps: int, seed: int
+    category: str, n: int, guidance: float, steps: int, seed: int, device: str
 ) -> tuple[Tensor, list[str], list[bool]]:
     """(pictures, prompts, the judge's verdicts): the first image of `n` validation prompts."""
     texts = spread(prompts(category, "val"), n)
-    images = generate(loaded_pipeline(), texts, [seed] * len(texts), guidance=guidance, steps=steps)
+    images = generate(loaded_pipeline(device), texts, [seed] * len(texts), guidance=guidance, steps=steps)
     return images, texts, judge(images, texts)["aligned"].tolist()
 
 
-def images_per_second(guidance: float, steps: int, n: int = 64) -> float:
-    """Images drawn in a second by the shipped pipeline, on the threads this process has; after one warm-up."""
-    texts = [text for category in CATEGORIES for text in spread(prompts(category, "val"), n // len(CATEGORIES))]
-    seeds = list(range(len(texts)))
-    generate(loaded_pipeline(), texts, seeds, guidance=guidance, steps=2)
+def speed_unit(n: int, guidance: float, steps: int, seed: int, device: str) -> dict:
+    """How many seconds this process takes to draw `n` images, after a warm-up."""
+    texts = [prompts(CATEGORIES[i % len(CATEGORIES)], "val")[i % 100] for i in range(n)]
+    seeds = [seed + i for i in range(n)]
+    generate(loaded_pipeline(device), texts, seeds, guidance=guidance, steps=2)
     start = time.perf_counter()
-    generate(loaded_pipeline(), texts, seeds, guidance=guidance, steps=steps)
-    return len(texts) / (time.perf_counter() - start)
+    generate(loaded_pipeline(device), texts, seeds, guidance=guidance, steps=steps)
+    return {"images": n, "seconds": time.perf_counter() - start}
 
 
 def spread(texts: Sequence[str], n: int) -> list[str]:

@@ -151,6 +151,11 @@ def unseen_table(images: pd.DataFrame, seed: int) -> pd.DataFrame:
     ).drop(index=MEAN)
 
 
+def images_per_second(timed: list[dict], workers: int) -> float:
+    """Images drawn in a second by `workers` processes side by side; `timed` are the records of `speed_unit`."""
+    return workers * sum(unit["images"] for unit in timed) / sum(unit["seconds"] for unit in timed)
+
+
 def results(
     judge: dict[str, float],
     known: pd.DataFrame,

@@ -1,0 +1,279 @@
+"""The judge: truth among known objects by hand, objects from pixels against the scenes that drew them, and junk."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import product
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from rfmi.scenes import CATEGORIES, Scene, SceneObject, change_one_atom, parse, render, sample_scenes
+from rfmi.scenes.detection import detect
+from rfmi.scenes.judging import judge
+from rfmi.scenes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE
+from rfmi.scenes.truth import verdict
+from rfmi.scenes.words import COLORS, SHAPES, SIZES, TEXTURES
+
+RED_CIRCLE = SceneObject("circle", "red", "solid", "large", 16, 32)
+BLUE_SQUARE = SceneObject("square", "blue", "solid", "small", 48, 36)
+ROWS, COLUMNS = np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5, indexing="ij")
+DISK = np.hypot(COLUMNS - 32, ROWS - 32) < 11.4
+
+
+def drawn(*things):
+    return render([Scene(things, "")])
+
+
+def found_in(picture):
+    (detection,) = detect(picture if picture.ndim == 4 else picture[None])
+    return detection
+
+
+def words(things):
+    return Counter((thing.color, thing.texture, thing.size, thing.shape) for thing in things)
+
+
+def masked(mask, color=BRIGHT["red"], tone=1.0):
+    """A picture of one color, (1, 3, 64, 64), where the mask is true; its edges are hard. `tone`: a number or a map."""
+    picture = np.where(mask, np.array(color)[:, None, None] * tone, np.array(GROUND)[:, None, None])
+    return torch.from_numpy(picture).float()[None]
+
+
+def degraded(pictures):
+    """Blurred (0.7 pixels), moved by half a pixel both ways, and with noise (0.02): about what an autoencoder does."""
+    kernel = torch.exp(-(torch.arange(-3.0, 4.0) ** 2) / (2 * 0.7**2))
+    kernel = (kernel / kernel.sum()).repeat(3, 1, 1, 1)
+    x = F.pad(pictures, (3, 3, 3, 3), mode="replicate")
+    x = F.conv2d(F.conv2d(x, kernel, groups=3), kernel.transpose(2, 3), groups=3)
+    x = F.avg_pool2d(F.pad(x, (1, 0, 1, 0), mode="replicate"), 2, 1)
+    return (x + 0.02 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+
+
+def changed(**attributes):
+    return replace(RED_CIRCLE, **attributes), BLUE_SQUARE
+
+
+@pytest.mark.parametrize(
+    ("text", "things", "failed", "score"),
+    [
+        # attributes: the product over the phrases of the share of their atoms
+        ("a red circle and a blue square", changed(), 0, 1),
+        ("a red circle and a blue square", changed(color="blue"), 1, 1 / 2),
+        ("a red square and a blue circle", changed(), 2, 1 / 4),
+        ("a red circle and a blue square", [RED_CIRCLE], 2, 0),
+        ("a circle and a large square", changed(), 1, 1 / 2),
+        ("a striped circle and a solid square", changed(), 1, 1 / 2),
+        ("a striped circle and a solid square", changed(texture="striped"), 0, 1),
+        # relations: 0.25 (s1 + s2) + 0.5 relation, zero below 0.5
+        ("a red circle left of a blue square", changed(), 0, 1),
+        ("a red circle right of a blue square", changed(), 1, 1 / 2),
+        ("a red circle above a blue square", changed(), 1, 1 / 2),
+        ("a red circle above a blue square", changed(x=46, y=12), 0, 1),
+        ("a green circle left of a blue square", changed(), 1, 7 / 8),
+        ("a green circle right of a blue square", changed(), 2, 0),
+        ("a red circle left of a blue square", [BLUE_SQUARE], 3, 0),
+        ("a red circle bigger than a blue square", changed(), 0, 1),
+        ("a red circle smaller than a blue square", changed(), 1, 1 / 2),
+        ("a large circle of a different color than a small square", changed(), 0, 1),
+        ("a large circle of the same color as a small square", changed(), 1, 1 / 2),
+        # counts: the mean over the phrases of 0.5 present + 0.5 exact
+        ("two red circles", [RED_CIRCLE] * 2, 0, 1),
+        ("two red circles", [RED_CIRCLE] * 3, 1, 1 / 2),
+        ("two red circles and one blue square", [*[RED_CIRCLE] * 2, BLUE_SQUARE], 0, 1),
+        ("two red circles and one blue square", changed(), 1, 3 / 4),
+        ("two red circles and one blue square", [BLUE_SQUARE], 3, 1 / 2),
+        # complex: the mean of those that apply
+        ("a large red circle left of a small blue square", changed(), 0, 1),
+        ("a large red circle right of a small blue square", changed(), 1, 3 / 4),
+        ("a small red circle and a small blue square", changed(), 1, 2 / 3),
+        ("two large red circles and one small blue square", changed(), 1, 3 / 4),
+    ],
+)
+def test_truth_among_known_objects_by_hand(text, things, failed, score):
+    held = verdict(parse(text), things)
+    assert list(held.atoms.values()).count(False) == failed and held.score == pytest.approx(score)
+    assert held.aligned == (failed == 0)
+
+
+def test_truth_of_depth_by_hand():
+    things = (BLUE_SQUARE, RED_CIRCLE)
+    for text, overlaps, score in [
+        ("a red circle in front of a blue square", [(0, 1)], 1),
+        ("a red circle behind a blue square", [(0, 1)], 1 / 2),
+        ("a red circle in front of a blue square", [], 1 / 2),
+        ("a blue square behind a red circle", [(0, 1)], 1),
+    ]:
+        assert verdict(parse(text), things, overlaps).score == score
+
+
+def test_every_object_is_found_at_any_place():
+    random = Random(0)
+    things = [
+        SceneObject(shape, color, texture, size, random.randint(13, 51), random.randint(13, 51))
+        for shape, color, texture, size in product(SHAPES, COLORS, TEXTURES, SIZES)
+    ]
+    for thing, detection in zip(things, detect(render([Scene((thing,), "") for thing in things])), strict=True):
+        (found,) = detection.objects
+        assert words([found]) == words([thing]) and (found.x, found.y) == (thing.x, thing.y)
+        assert found.agreement > 0.95 and detection.unexplained == 0
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_rendered_scenes_are_judged_as_they_were_drawn(category):
+    scenes = sample_scenes(category, 30, seed=11)
+    pictures = render(scenes)
+    judged = judge(pictures, [scene.prompt for scene in scenes])
+    held = [value for atoms in judged.atoms for value in atoms.values()]
+    assert sum(held) >= 0.99 * len(held) and set(judged.category) == {category}
+    exact = [words(found) == words(scene.objects) for found, scene in zip(judged.objects, scenes, strict=True)]
+    assert sum(exact) >= 29
+
+    random = Random(0)
+    others = [change_one_atom(parse(scene.prompt), random) for scene in scenes]
+    others = [(i, str(other)) for i, other in enumerate(others) if other and other.category == category]
+    caught = ~judge(pictures[[i for i, _ in others]], [text for _, text in others]).aligned
+    assert caught.sum() >= len(others) - 1 >= 15
+
+
+@pytest.mark.parametrize("category", ["texture", "3d_spatial", "numeracy"])
+def test_blur_noise_and_half_a_pixel_change_little(category):
+    scenes = sample_scenes(category, 30, seed=12)
+    judged = judge(degraded(render(scenes)), [scene.prompt for scene in scenes])
+    held = [value for atoms in judged.atoms for value in atoms.values()]
+    assert sum(held) >= 0.98 * len(held)
+
+
+def test_the_one_in_front_is_the_one_that_is_whole():
+    circle, square = replace(RED_CIRCLE, x=28), replace(BLUE_SQUARE, x=40, y=32, size="large")
+    for things in ((circle, square), (square, circle)):
+        detection = found_in(drawn(*things))
+        assert [thing.shape for thing in detection.objects] == [thing.shape for thing in things]
+        assert detection.overlaps == ((0, 1),)
+    apart = found_in(drawn(circle, replace(square, x=52)))
+    assert len(apart.objects) == 2 and apart.overlaps == ()
+
+
+def test_three_layers():
+    red = SceneObject("square", "red", "solid", "large", 24, 24)
+    blue = SceneObject("circle", "blue", "striped", "large", 38, 26)
+    green = SceneObject("triangle", "green", "solid", "small", 30, 38)
+    detection = found_in(drawn(red, blue, green))
+    assert words(detection.objects) == words([red, blue, green])
+    order = [thing.color for thing in detection.objects]
+    seen = {(order[i], order[j]) for i, j in detection.overlaps}
+    assert ("red", "blue") in seen and ("blue", "green") in seen and ("green", "blue") not in seen
+
+
+def test_neighbors_of_one_color_are_two():
+    square = SceneObject("square", "red", "solid", "small", 20, 32)
+    for gap in (0, 1, 2):
+        cross = SceneObject("cross", "red", "solid", "small", 36 + gap, 32)
+        assert words(found_in(drawn(square, cross)).objects) == words([square, cross])
+
+
+def test_a_picture_is_judged_alone():
+    scenes = sample_scenes("complex", 70, seed=13)
+    pictures = render(scenes)
+    together = detect(pictures)
+    assert together[-1] == found_in(pictures[-1]) and together[0] == found_in(pictures[0])
+
+
+def test_the_kind_of_container_does_not_matter():
+    scenes = sample_scenes("color", 3, seed=14)
+    pictures, texts = render(scenes), [scene.prompt for scene in scenes]
+    arrays = [(255 * picture.permute(1, 2, 0)).round().byte().numpy() for picture in pictures]
+    expected = judge(pictures, texts)
+    for images in (arrays, np.stack(arrays), [Image.fromarray(array) for array in arrays], pictures.double()):
+        assert judge(images, texts).atoms.tolist() == expected.atoms.tolist()
+    assert judge(pictures[:0], []).columns.tolist() == expected.columns.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [
+        ("ground", masked(DISK & False)),
+        ("one color", masked(DISK | True)),
+        ("half a circle", masked(DISK & (COLUMNS < 32))),
+        ("three quarters of a circle", masked(DISK & ((COLUMNS < 32) | (ROWS < 32)))),
+        ("a ring", masked(DISK & (np.hypot(COLUMNS - 32, ROWS - 32) > 6))),
+        ("a long ellipse", masked(np.hypot((COLUMNS - 32) / 1.6, ROWS - 32) < 9)),
+        ("a bar", masked((abs(COLUMNS - 32) < 14) & (abs(ROWS - 32) < 5))),
+        ("a triangle upside down", masked((ROWS >= 22) & (ROWS < 44) & (abs(COLUMNS - 32) <= 0.55 * (44 - ROWS)))),
+        ("a very large circle", masked(np.hypot(COLUMNS - 32, ROWS - 32) < 18)),
+        ("a circle of a size between", masked(np.hypot(COLUMNS - 32, ROWS - 32) < 9.7)),
+        ("orange", masked(DISK, (1, 0.5, 0))),
+        ("gray", masked(DISK, (0.5, 0.5, 0.5))),
+        ("black", masked(DISK, (0, 0, 0))),
+        ("pink", masked(DISK, (1, 0.6, 0.7))),
+        ("magenta", masked(DISK, (1, 0, 1))),
+    ],
+)
+def test_junk_is_no_object(name, picture):
+    detection = found_in(picture)
+    assert detection.objects == () and detection.overlaps == ()
+    assert (detection.unexplained > 0.02) == (name not in ("ground", "gray", "pink")) or name in ("gray", "pink")
+
+
+def test_noise_holds_no_object():
+    generator = torch.Generator().manual_seed(0)
+    fine = torch.rand(8, 3, SIDE, SIDE, generator=generator)
+    paints = torch.tensor([*BRIGHT.values(), GROUND])
+    speckles = paints[torch.randint(0, 7, (8, SIDE, SIDE), generator=generator)].permute(0, 3, 1, 2)
+    assert [detection.objects for detection in detect(torch.cat([fine, speckles]))] == [()] * 16
+
+
+def test_a_cut_is_no_occlusion_and_an_occluder_must_be_an_object():
+    circle = SceneObject("circle", "red", "solid", "large", 28, 32)
+    hidden = drawn(circle, SceneObject("square", "blue", "solid", "large", 44, 32))
+    assert words(found_in(hidden).objects)[("red", "solid", "large", "circle")] == 1
+    covered = drawn(circle)
+    covered[..., 20:44, 32:46] = torch.tensor(GROUND)[:, None, None]
+    assert found_in(covered).objects == ()
+    covered[..., 20:44, 32:36] = torch.tensor(BRIGHT["blue"])[:, None, None]
+    assert found_in(covered).objects == ()
+
+
+def test_leftovers_do_not_disturb_the_others():
+    picture = drawn(RED_CIRCLE, BLUE_SQUARE)
+    picture[..., 56:62, 4:14] = torch.tensor(BRIGHT["red"])[:, None, None]
+    detection = found_in(picture)
+    assert words(detection.objects) == words([RED_CIRCLE, BLUE_SQUARE])
+    assert detection.unexplained == pytest.approx(60 / SIDE**2, rel=0.2)
+
+
+def test_a_pattern_of_another_world_is_no_texture():
+    upright = np.where(np.mod(COLUMNS, 6) < 3, DARK_TONE, 1.0)
+    (found,) = found_in(masked(DISK, tone=upright)).objects
+    assert (found.shape, found.color, found.texture) == ("circle", "red", "unclear")
+    for tone in (0.9, 1.1):
+        (found,) = found_in(masked(DISK, tone=tone).clamp(0, 1)).objects
+        assert (found.shape, found.color, found.texture) == ("circle", "red", "solid")
+
+
+@pytest.mark.parametrize(
+    ("images", "texts", "message"),
+    [
+        (torch.zeros(1, 3, 32, 32), ["a circle"], r"shape \(1, 3, 32, 32\)"),
+        (torch.zeros(3, 64, 64), ["a circle"], r"shape \(3, 64, 64\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ["a circle"], "torch.uint8"),
+        (2 * torch.ones(1, 3, 64, 64), ["a circle"], "reach from 2 to 2"),
+        (-torch.ones(1, 3, 64, 64), ["a circle"], "reach from -1 to -1"),
+        (torch.full((1, 3, 64, 64), float("nan")), ["a circle"], "no number"),
+        ([Image.new("RGB", (32, 32))], ["a circle"], r"shape \(32, 32, 3\)"),
+        ([Image.new("L", (64, 64))], ["a circle"], r"shape \(64, 64\)"),
+        (Image.new("RGB", (64, 64)), ["a circle"], "one Image"),
+        (np.zeros((1, 64, 64, 3)), ["a circle"], "float64"),
+        (torch.zeros(2, 3, 64, 64), ["a circle"], "2 pictures and 1 prompts"),
+        (torch.zeros(1, 3, 64, 64), "a circle", "one string"),
+        (torch.zeros(1, 3, 64, 64), ["a pink circle"], "does not know the word 'pink'"),
+        (torch.zeros(1, 3, 64, 64), [""], "the prompt is empty"),
+    ],
+)
+def test_faults_are_named_in_one_sentence(images, texts, message):
+    with pytest.raises(ValueError, match=message) as fault:
+        judge(images, texts)
+    assert "\n" not in str(fault.value)

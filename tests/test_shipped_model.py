@@ -1,0 +1,130 @@
+"""The shipped pipeline and CLIP: diffusers and transformers load them alone, and they do what their card says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+import rfmi
+from rfmi.base_model.clip import clip_score, load_clip
+from rfmi.base_model.folders import base_clip
+from rfmi.base_model.measure import SHORT_PADDING, changed_pairs, flow_matching_losses, generate, knowledge, scaled_latents
+from rfmi.scenes import CATEGORIES, parse, prompts, render, sample_scenes
+from rfmi.study.base_model_experiments import reconstructed
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+
+
+def test_the_folders_are_small_and_hold_no_pickles():
+    files = [path for path in rfmi.base_pipeline().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    for path in [*files, *base_clip().rglob("*")]:
+        assert path.suffix in ("", ".json", ".safetensors", ".md", ".txt", ".model", ".jinja"), path
+
+
+def test_diffusers_alone_loads_and_calls_it():
+    code = (
+        "import sys; from diffusers import StableDiffusion3Pipeline as P;"
+        "image = P.from_pretrained(sys.argv[1])('a red circle', num_inference_steps=4).images[0];"
+        "assert image.size == (64, 64) and not [name for name in sys.modules if name.startswith('rfmi')]"
+    )
+    subprocess.run([sys.executable, "-c", code, str(rfmi.base_pipeline())], check=True, cwd="/", capture_output=True)
+
+
+def test_generate_is_the_pipelines_own_call(pipeline):
+    texts, seeds = ["a red circle", "two blue squares"], [3, 4]
+    found = generate(pipeline, texts, seeds, guidance=4.0, steps=3, batch=2)
+    for text, seed, image in zip(texts, seeds, found, strict=True):
+        expected = pipeline(
+            text, generator=torch.Generator().manual_seed(seed), guidance_scale=4.0, num_inference_steps=3,
+            max_sequence_length=SHORT_PADDING, output_type="pt",
+        ).images[0]  # fmt: skip
+        torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_default_call_draws_as_well_as_the_short_one(pipeline):
+    texts = [text for category in ("color", "texture", "shape", "numeracy") for text in prompts(category, "train")[:6]]
+    shares = [
+        rfmi.judge(generate(pipeline, texts, range(len(texts)), guidance=4.0, steps=14, padding=padding), texts)
+        .score.mean()
+        for padding in (SHORT_PADDING, 256)
+    ]
+    assert min(shares) > 0.4 and abs(shares[0] - shares[1]) < 0.25
+
+
+@pytest.mark.parametrize("text", ["a red dragon", "", "a red circle" + ", a red circle" * 8])
+def test_what_it_never_learned_is_refused(pipeline, text):
+    with pytest.raises(ValueError, match="does not know|is empty|would be cut"):
+        generate(pipeline, [text], [0], guidance=4.0)
+
+
+@torch.no_grad()
+def test_the_flow_matching_loss_is_that_of_the_formula(pipeline):
+    scenes = sample_scenes("color", 2, 0)
+    latents, texts = scaled_latents(pipeline, render(scenes)), [scene.prompt for scene in scenes]
+    found = flow_matching_losses(
+        pipeline, latents, texts, levels=(0.7,), noises=1, generator=torch.Generator().manual_seed(5)
+    )
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5))
+    for i, text in enumerate(texts):
+        embeddings, _, pooled, _ = pipeline.encode_prompt(
+            text, None, None, do_classifier_free_guidance=False, max_sequence_length=SHORT_PADDING
+        )
+        velocity = pipeline.transformer(
+            hidden_states=0.3 * latents[i : i + 1] + 0.7 * noise[i : i + 1], encoder_hidden_states=embeddings,
+            pooled_projections=pooled, timestep=torch.tensor([700.0]),
+        ).sample[0]  # fmt: skip
+        expected = (velocity - (noise[i] - latents[i])).square().mean()
+        torch.testing.assert_close(found[i, 0], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_latents_are_scaled_to_unit_variance(pipeline):
+    scenes = [scene for category in CATEGORIES for scene in sample_scenes(category, 8, 0)]
+    latents = scaled_latents(pipeline, render(scenes))
+    assert abs(latents.mean()) < 0.1 and latents.std() == pytest.approx(1, abs=0.1)
+
+
+def test_the_autoencoder_keeps_what_the_judge_reads(pipeline):
+    scenes = [scene for category in CATEGORIES for scene in sample_scenes(category, 8, 1)]
+    pictures = render(scenes)
+    after = reconstructed(pipeline, pictures)
+    assert (after - pictures).abs().mean() < 0.01
+    atoms = [held for row in rfmi.judge(after, [scene.prompt for scene in scenes]).atoms for held in row.values()]
+    assert sum(atoms) / len(atoms) >= 0.97
+
+
+def test_it_knows_its_world(pipeline):
+    found = knowledge(pipeline, n=8, seed=1, noises=1)
+    assert found.knows.mean() > 0.7
+    columns = [name for name in found.columns if name.startswith("true_")]
+    assert (found[columns] > 0).all(axis=None)
+
+
+def test_changed_pairs_are_of_validation_prompts_and_repeat():
+    once, again = changed_pairs("spatial", 5, 0), changed_pairs("spatial", 5, 0)
+    for (text, changed, picture), (_, _, other) in zip(once, again, strict=True):
+        assert text in prompts("spatial", "val") and parse(changed).relation != parse(text).relation
+        assert torch.equal(picture, other)
+
+
+def test_the_clip_tells_prompts_apart():
+    pairs = [pair for category in ("color", "shape", "texture") for pair in changed_pairs(category, 16, 0)]
+    clip, tokenizer = load_clip(base_clip())
+    pictures = torch.stack([picture for *_, picture in pairs])
+    true, changed = (clip_score(clip, tokenizer, pictures, [pair[i] for pair in pairs]) for i in (0, 1))
+    assert (true > changed).float().mean() > 0.75
+
+
+def test_the_log_of_the_training_is_that_of_the_recipe():
+    log = json.loads((rfmi.base_pipeline() / "training.json").read_text(encoding="utf-8"))
+    for stage, schedule in (("flow", "flow"), ("autoencoder", "autoencoder"), ("text_encoders", "text")):
+        steps, losses = zip(*log["losses"][stage], strict=True)
+        assert steps[-1] == log["recipe"][schedule]["steps"] and losses[-1] < 0.6 * losses[0]
