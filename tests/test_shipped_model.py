@@ -13,7 +13,14 @@ from diffusers import StableDiffusion3Pipeline
 import rfmi
 from rfmi.base_model.clip import clip_score, load_clip
 from rfmi.base_model.folders import base_clip
-from rfmi.base_model.measure import SHORT_PADDING, changed_pairs, flow_matching_losses, generate, knowledge, scaled_latents
+from rfmi.base_model.measure import (
+    SHORT_PADDING,
+    changed_pairs,
+    flow_matching_losses,
+    generate,
+    knowledge,
+    scaled_latents,
+)
 from rfmi.scenes import CATEGORIES, parse, prompts, render, sample_scenes
 from rfmi.study.base_model_experiments import reconstructed
 

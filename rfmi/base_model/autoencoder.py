@@ -11,7 +11,7 @@ from rfmi.scenes import CATEGORIES, SIDE, Scene, draw_prompt, draw_scene, render
 from rfmi.scenes.prompt_files import draw_training_prompt
 
 LATENT_CHANNELS = 6
-SQUARED_WEIGHT = 5.0  # of the mean squared error beside the mean absolute error, which alone leaves small objects out for long
+SQUARED_WEIGHT = 5.0  # of the mean squared error; the mean absolute error alone leaves small objects out for long
 KL_WEIGHT = 1e-4  # of the mean over a latent's elements, beside the mean absolute error over pixels
 
 

@@ -1,4 +1,4 @@
-"""What the base model knows, and what it draws: knowledge of prompts on rendered scenes, alignment of its own images."""
+"""What the base model knows and what it draws: knowledge on rendered scenes, and its own images."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def generate(
         images.append(
             pipeline(
                 list(texts[k : k + batch]),
+                prompt_3=third(texts[k : k + batch], padding),
                 generator=generators,
                 guidance_scale=guidance,
                 num_inference_steps=steps,
@@ -50,6 +51,11 @@ def generate(
             ).images.float()
         )
     return torch.cat(images).cpu()
+
+
+def third(texts: Sequence[str], padding: int) -> list[str]:
+    """What the third encoder is to read: the prompts, or nothing where it has a single row to say it in."""
+    return [""] * len(texts) if padding == SHORT_PADDING else list(texts)
 
 
 def changed_pairs(category: str, n: int, seed: int) -> list[tuple[str, str, Tensor]]:
@@ -86,7 +92,11 @@ def flow_matching_losses(
     for k in range(0, len(latents), batch):
         x = latents[k : k + batch].to(transformer.device)
         embeddings, _, pooled, _ = pipeline.encode_prompt(
-            list(texts[k : k + batch]), None, None, do_classifier_free_guidance=False, max_sequence_length=SHORT_PADDING
+            list(texts[k : k + batch]),
+            None,
+            third(texts[k : k + batch], SHORT_PADDING),
+            do_classifier_free_guidance=False,
+            max_sequence_length=SHORT_PADDING,
         )
         for j, level in enumerate(levels):
             for _ in range(noises):

@@ -41,7 +41,7 @@ RECIPES = {
     "cpu": Recipe(
         autoencoder=Schedule(steps=3700, batch=16, learning_rate=2e-3, decay=0.6, averaging=0.99),
         text=Schedule(steps=600, batch=128, learning_rate=2e-3, warmup=50, decay=0.7, averaging=0.98),
-        clip=Schedule(steps=2000, batch=128, learning_rate=1e-3, decay=0.5, averaging=0.99),
+        clip=Schedule(steps=800, batch=128, learning_rate=1e-3, decay=0.5, averaging=0.99),
         flow=Schedule(steps=5200, batch=256, learning_rate=2e-3, warmup=200, decay=0.25, averaging=0.998),
         compiled=True,
     ),

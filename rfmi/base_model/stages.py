@@ -63,7 +63,9 @@ def trained_autoencoder(recipe: Recipe, folder: Path, device: str, seconds: floa
     return model
 
 
-def trained_text_encoders(recipe: Recipe, folder: Path, device: str, seconds: float) -> list[CLIPTextModelWithProjection]:
+def trained_text_encoders(
+    recipe: Recipe, folder: Path, device: str, seconds: float
+) -> list[CLIPTextModelWithProjection]:
     """The second stage: both encoders, of CLIP's two kinds of activation."""
     schedule = recipe.text
     torch.manual_seed(schedule.seed)

@@ -88,7 +88,7 @@ def train(
         losses.append(loss.item())
         if losses[-1] != losses[-1]:
             raise FloatingPointError(
-                f"the loss is no number at step {step}; lower the learning rate and start again from the last checkpoint"
+                f"the loss is no number at step {step}; lower the learning rate and go on from the last checkpoint"
             )
         weight = 1 - min(schedule.averaging, (step + 1) / (step + 10))
         with torch.no_grad():

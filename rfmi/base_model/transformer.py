@@ -1,9 +1,9 @@
 """The flow: a small SD3Transformer2DModel and its flow-matching loss.
 
 In place of T5's embeddings, StableDiffusion3Pipeline has `max_sequence_length` rows of zeros here (256 unless told
-otherwise) after the prompt's tokens. Text has no positions in SD3, so these rows are equal in every layer, and n of them weigh in
-attention as one whose logit is raised by log n. Training uses that one row with n = 1 and n = 256 in turn: the model
-serves the default call and the short one, at the price of one token.
+otherwise) after the prompt's tokens. Text has no positions in SD3, so these rows are equal in every layer, and n of
+them weigh in attention as one whose logit is raised by log n. Training uses that one row with n = 1 and n = 256 in
+turn: the model serves the default call and the short one, at the price of one token.
 """
 
 from __future__ import annotations

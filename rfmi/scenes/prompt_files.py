@@ -50,7 +50,7 @@ def validation_prompts() -> frozenset[str]:
 
 
 def sample_scenes(category: str, n: int, seed: int, split: str = "val") -> list[Scene]:
-    """`n` random scenes for the committed prompts of a category, the prompts in turn. The same seed, the same scenes."""
+    """`n` random scenes for the committed prompts of a category, in turn; the same seed gives the same scenes."""
     random = Random(f"{category} {split} {seed}")
     parsed = [parse(text) for text in prompts(category, split)]
     return [draw_scene(parsed[i % len(parsed)], random) for i in range(n)]

@@ -104,10 +104,9 @@ def _counted(name: str, phrase: Phrase, things: Sequence[Thing]) -> dict[str, bo
     for kind in ("size", "texture", "color"):
         if word := getattr(phrase, kind):
             atoms[f"{name} {word}"] = any(getattr(thing, kind) == word for thing in here)
-    atoms[f"{name} number {phrase.count}"] = phrase.count == sum(
-        all(getattr(thing, kind) == getattr(phrase, kind) for kind in ("size", "texture", "color") if getattr(phrase, kind))
-        for thing in here
-    )
+    named = [kind for kind in ("size", "texture", "color") if getattr(phrase, kind)]
+    matching = [thing for thing in here if all(getattr(thing, kind) == getattr(phrase, kind) for kind in named)]
+    atoms[f"{name} number {phrase.count}"] = len(matching) == phrase.count
     return atoms
 
 

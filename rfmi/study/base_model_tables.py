@@ -48,7 +48,7 @@ def mean_with_interval(values: dict[str, np.ndarray], seed: int) -> pd.DataFrame
 
     values: one number a prompt, by category.
     """
-    rows = {name: vars(bootstrap_mean(torch.as_tensor(part), seed)) for name, part in values.items()}
+    rows = {name: vars(bootstrap_mean(torch.tensor(part), seed)) for name, part in values.items()}
     random = np.random.default_rng(seed)
     means = np.mean(
         [part[random.integers(len(part), size=(RESAMPLES, len(part)))].mean(1) for part in values.values()], axis=0
@@ -145,10 +145,8 @@ def failures(images: pd.DataFrame) -> pd.DataFrame:
 def unseen_table(images: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Alignment of prompts that name a pair of attributes kept from the flow, beside that of the others."""
     found = images.groupby(["unseen", "prompt"])["aligned"].mean()
-    return mean_with_interval(
-        {name: part.to_numpy(float) for name, part in zip(("seen", "unseen"), (found[False], found[True]), strict=True)},
-        seed,
-    ).drop(index=MEAN)
+    parts = {"unseen" if unseen else "seen": part.to_numpy(float) for unseen, part in found.groupby("unseen")}
+    return mean_with_interval(parts, seed).drop(index=MEAN)
 
 
 def images_per_second(timed: list[dict], workers: int) -> float:
