@@ -54,7 +54,8 @@ def test_the_patterns_find_what_they_are_for():
 
 
 def test_no_file_is_large():
-    assert {path.name: path.stat().st_size for path in repository_files() if path.stat().st_size > LARGEST_FILE} == {}
+    large = {path.name: path.stat().st_size for path in repository_files() if path.stat().st_size > LARGEST_FILE}
+    assert {name: size for name, size in large.items() if not name.endswith(".safetensors")} == {}  # tests/test_shipped_model.py
 
 
 def test_modules_can_be_read():
