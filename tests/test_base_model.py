@@ -37,9 +37,11 @@ def small_parts():
 def pipeline(tmp_path_factory):
     tokenizer, encoders, transformer = small_parts()
     folder = tmp_path_factory.mktemp("pipeline")
+    autoencoder = make_autoencoder((8, 8, 8, 8))
+    autoencoder.register_to_config(shift_factor=0.1, scaling_factor=1.5)
     save_pipeline(
         folder,
-        autoencoder=make_autoencoder((8, 8, 8, 8)),
+        autoencoder=autoencoder,
         transformer=transformer,
         text_encoders=encoders,
         tokenizer=tokenizer,

@@ -194,7 +194,7 @@ def test_later_objects_hide_earlier_ones():
 
 def test_the_hidden_share():
     assert hidden_share(("square", "large"), ("circle", "small"), 0, 0) == pytest.approx(1.0)
-    assert hidden_share(("square", "large"), ("square", "large"), 60, 0) == 0
+    assert hidden_share(("square", "large"), ("square", "large"), 30, 0) == 0
     half = hidden_share(("square", "large"), ("square", "large"), round(0.86 * 12), 0)
     assert half == pytest.approx(0.5, abs=0.03)
 
