@@ -31,7 +31,7 @@ from rfmi.scenes.rendering import SIDE
 from rfmi.scenes.words import COLORS, TEXTURES
 
 OVERLAP = 8.0  # the least number of pixels two silhouettes share where they are said to overlap
-PATTERN_ERROR = 0.2  # the largest mean squared difference between an object's pattern and its texture's
+PATTERN_ERROR = 0.13  # the largest mean squared difference between an object's pattern and its texture's
 UNCLEAR = "unclear"
 CHUNK = 64
 

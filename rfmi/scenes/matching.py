@@ -6,7 +6,7 @@ hide something, and R the rim around T, a place explains
 
     gain = sum M (2 T - R) - w T^2 - 0.1 (1 - w) T,
 
-which is largest where T is the object; there it is the object's visible area. The best place is sought on every other
+which is largest where T is the object; there it is the object's visible area, little less. The best place is sought on every other
 pixel first, then by half pixels.
 """
 
@@ -33,6 +33,7 @@ _LEVELS = 32  # of each channel, in the table of paints
 _LEAST_PIXELS = 60  # of one hue, below which no object is sought
 _HIDDEN_PRICE = 0.1
 _EXPLANATIONS = 4  # kept of every place
+_NEAR = 8  # pixels between the centres of explanations of one place, at most
 _FIRST, _LAST = 6, 58  # where centres may lie
 _NO_HUE, OUTSIDE = len(COLORS), len(COLORS) + 1
 
@@ -182,8 +183,8 @@ def agreement(kind: Tensor, phase: Tensor, own: Tensor, known: Tensor) -> Tensor
 
 
 def _search(own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """The best place of the best kinds for maps M and w (n, 106, 106): gains (n, 4), -inf where the silhouette does not
-    fit, falling; and (4, n, 4): kind, phase, top, left.
+    """The best place for maps M and w (n, 106, 106) and its explanations: gains (n, 4), falling, -inf where a silhouette
+    does not fit or lies elsewhere; and (4, n, 4): kind, phase, top, left.
     """
     coarse, fine, moves, price = _kernels()
     gain = F.conv2d(F.avg_pool2d(torch.stack([own, known], 1), 2), coarse)  # place i: the patch whose top is 2 i
@@ -201,7 +202,9 @@ def _search(own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     row = row[:, :_EXPLANATIONS]
     fits = agreement(kind, phase, patches(own, row, top, left), patches(known, row, top, left)) >= AGREEMENT - 0.1
     gain, order = torch.where(fits, gain, -torch.inf).sort(1, descending=True)
-    return gain, torch.stack([kind, phase, top, left]).gather(2, order.expand(4, -1, -1))
+    kind, phase, top, left = place = torch.stack([kind, phase, top, left]).gather(2, order.expand(4, -1, -1))
+    elsewhere = ((top - top[:, :1]).abs() > _NEAR) | ((left - left[:, :1]).abs() > _NEAR)
+    return gain.masked_fill(elsewhere, -torch.inf), place
 
 
 def find_places(paints: Paints) -> Places:
