@@ -65,7 +65,7 @@ def neighbor_radii(features: Tensor, k: int = 3) -> Tensor:
     Raises ValueError for k below 1 or not below n.
     """
     if not 1 <= k < len(features):
-        raise ValueError(f"the {k}-th of {len(features)} features' neighbours does not exist; choose 1 <= k < n")
+        raise ValueError(f"{len(features)} features have no neighbour number {k}; choose 1 <= k < n")
     return torch.cat([_distances(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)])
 
 

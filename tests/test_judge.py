@@ -169,9 +169,18 @@ def test_three_layers():
 
 def test_neighbors_of_one_color_are_two():
     square = SceneObject("square", "red", "solid", "small", 20, 32)
-    for gap in (0, 1, 2):
+    for gap in (-1, 0, 1, 2):
         cross = SceneObject("cross", "red", "solid", "small", 36 + gap, 32)
         assert words(found_in(drawn(square, cross)).objects) == words([square, cross])
+
+
+def test_an_occluder_nearby_does_not_turn_one_object_into_another():
+    things = (
+        SceneObject("square", "blue", "solid", "small", 8, 32),
+        SceneObject("circle", "blue", "striped", "small", 36, 36),
+        SceneObject("cross", "cyan", "solid", "small", 32, 56),
+    )
+    assert words(found_in(drawn(*things)).objects) == words(things)
 
 
 def test_a_picture_is_judged_alone():
@@ -206,6 +215,7 @@ def test_the_kind_of_container_does_not_matter():
         ("a circle of a size between", masked(np.hypot(COLUMNS - 32, ROWS - 32) < 9.7)),
         ("orange", masked(DISK, (1, 0.5, 0))),
         ("gray", masked(DISK, (0.5, 0.5, 0.5))),
+        ("dark gray", masked(DISK, (0.2, 0.2, 0.2))),
         ("black", masked(DISK, (0, 0, 0))),
         ("pink", masked(DISK, (1, 0.6, 0.7))),
         ("magenta", masked(DISK, (1, 0, 1))),
@@ -214,7 +224,8 @@ def test_the_kind_of_container_does_not_matter():
 def test_junk_is_no_object(name, picture):
     detection = found_in(picture)
     assert detection.objects == () and detection.overlaps == ()
-    assert (detection.unexplained > 0.02) == (name not in ("ground", "gray", "pink")) or name in ("gray", "pink")
+    if name not in ("ground", "gray", "pink"):  # the last two read as paints that cover half of a pixel, or less
+        assert detection.unexplained > 0.03
 
 
 def test_noise_holds_no_object():

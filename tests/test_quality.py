@@ -171,7 +171,7 @@ def test_intervals_cover_the_expected_value_at_this_number_of_images(measure):
         (lambda: frechet_distance(normal(5, 3)[0], normal(5, 3)), "must be tables"),
         (lambda: cmmd(normal(5, 3), normal(5, 3) / 0), "not finite"),
         (lambda: cmmd(normal(5, 3), torch.zeros(5, 3)), "length zero"),
-        (lambda: precision_recall(normal(3, 3), normal(5, 3)), "the 3-th of 3"),
+        (lambda: precision_recall(normal(3, 3), normal(5, 3)), "3 features have no neighbour number 3"),
         (lambda: neighbor_radii(normal(3, 3), 0), "choose 1 <= k < n"),
         (lambda: diversity(normal(3, 3), [1, 1, 2]), "the group 2 has one image"),
         (lambda: diversity(normal(3, 3), [1, 1]), "3 features and 2 labels"),

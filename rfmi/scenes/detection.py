@@ -39,7 +39,7 @@ CHUNK = 64
 @dataclass(frozen=True)
 class DetectedObject:
     """One object; (x, y) is its centre in pixels, `texture` is "unclear" where its pattern is none of the world's, and
-    `agreement` the intersection over union of its silhouette and its pixels, those hidden by other objects left out.
+    `agreement` the intersection over union of its silhouette and its pixels, those hidden by other objects included.
     """
 
     shape: str

@@ -6,7 +6,7 @@ hide something, and R the rim around T, a place explains
 
     gain = sum M (2 T - R) - w T^2 - 0.1 (1 - w) T,
 
-which is largest where T is the object; there it is the object's visible area, little less. The best place is sought on every other
+which is largest where T is the object; there it is about the object's visible area. The best place is sought on every other
 pixel first, then by half pixels.
 """
 
@@ -28,7 +28,7 @@ MARGIN = 21  # the empty margin around a picture
 CENTRE = MARGIN - PATCH // 2  # a patch's top less its centre's distance from the top of the picture
 AGREEMENT = 0.9  # the least intersection over union of an object's silhouette and its pixels
 VISIBLE = 0.5  # the least share of an object that must be seen
-_UNKNOWN_PAINT = 0.2  # the distance in RGB beyond which a pixel is none of the world's paints
+_UNKNOWN_PAINT = 0.15  # the distance in RGB beyond which a pixel is none of the world's paints
 _LEVELS = 32  # of each channel, in the table of paints
 _LEAST_PIXELS = 60  # of one hue, below which no object is sought
 _HIDDEN_PRICE = 0.1
@@ -167,9 +167,9 @@ def patches(maps: Tensor, row: Tensor, top: Tensor, left: Tensor) -> Tensor:
 
 
 def agreement(kind: Tensor, phase: Tensor, own: Tensor, known: Tensor) -> Tensor:
-    """Intersection over union (...) of silhouettes (kind and phase of shape (...)) and patches M, w (..., 38, 38),
-    where w says that these are known; 0 where less than `VISIBLE` of the silhouette is. At the edge, differences in
-    coverage of up to a half are none, for blur and for moves of half a pixel; elsewhere of up to a fifth.
+    """Intersection over union (...) of silhouettes, kind and phase of shape (...), and patches M, (..., 38, 38), whose
+    unknown pixels (w = 0) are taken for agreeing; 0 where less than `VISIBLE` of a silhouette is known. At the edge,
+    differences in coverage of up to a half are none, for blur and for moves of half a pixel; elsewhere of up to a fifth.
     """
     world = silhouettes()
     coverage, free = world.coverage[kind, phase], torch.where(world.edge[kind, phase], 0.5, 0.2)
@@ -177,9 +177,8 @@ def agreement(kind: Tensor, phase: Tensor, own: Tensor, known: Tensor) -> Tensor
     wrong = (difference.abs() - free).clamp_min_(0) / (1 - free) * known
     excess = (wrong * (difference > 0) * (world.grown[kind, phase] > 0)).sum((-2, -1))
     missing = (wrong * (difference < 0)).sum((-2, -1))
-    visible = (coverage * known).sum((-2, -1))
-    found = (visible - missing) / (visible + excess).clamp_min_(1)
-    return found * (visible >= VISIBLE * coverage.sum((-2, -1)))
+    area, visible = coverage.sum((-2, -1)), (coverage * known).sum((-2, -1))
+    return (area - missing) / (area + excess) * (visible >= VISIBLE * area)
 
 
 def _search(own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
