@@ -64,7 +64,11 @@ def train_base_command(arguments: argparse.Namespace) -> int:
     if arguments.clip:
         train_scorer(recipe, work, output, arguments.device)
     else:
-        train_base(recipe, work, output, arguments.device, checkpoint_seconds=arguments.checkpoint_seconds)
+        start = Path(arguments.start) if arguments.start else None
+        if start is not None and not (start / "training.json").is_file():
+            raise Refusal(f"{start} is no folder of a finished training: it has no training.json")
+        seconds = arguments.checkpoint_seconds
+        train_base(recipe, work, output, arguments.device, start=start, checkpoint_seconds=seconds)
     print(f"the model is in {output}")
     return SUCCESS
 
@@ -103,7 +107,8 @@ def make_parser() -> argparse.ArgumentParser:
     adder.set_defaults(command=refresh_command)
 
     adder = commands.add_parser("train-base", help="train the base model of the small world; resumes by itself")
-    adder.add_argument("--profile", default="cpu", help="smoke, cpu or gpu (default: cpu)")
+    adder.add_argument("--profile", default="cpu", help="smoke, cpu, cpu_longer or gpu (default: cpu)")
+    adder.add_argument("--start", default="", metavar="FOLDER", help="train the flow of this finished folder for longer")
     adder.add_argument("--work", default="", metavar="FOLDER", help="checkpoints (default: a folder of the cache)")
     adder.add_argument("--output", default="", metavar="FOLDER", help="the model's folder (default: WORK/output)")
     adder.add_argument("--device", default="cpu", help="where to train (default: cpu)")

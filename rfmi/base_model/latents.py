@@ -29,12 +29,17 @@ def encode_pictures(autoencoder: AutoencoderKL, pictures: Tensor, *, batch: int 
 
 
 def write_latents(
-    folder: Path, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, n_shards: int, seed: int
+    folder: Path,
+    autoencoder: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    n_shards: int,
+    categories: tuple[str, ...],
+    seed: int,
 ) -> None:
-    """Make the shards that are missing; each is a function of (seed, its number) and of the autoencoder."""
+    """Make the shards that are missing; each is a function of (seed, its number), categories and autoencoder."""
     missing = [i for i in range(n_shards) if not shard_path(folder, i).exists()]
     for i in tqdm(missing, desc="latents", disable=not missing):
-        scenes = training_scenes(SHARD, StepRandomness(seed, i))
+        scenes = training_scenes(SHARD, StepRandomness(seed, i), categories)
         latents = torch.cat(
             [encode_pictures(autoencoder, render(scenes[k : k + 256])) for k in range(0, SHARD, 256)]
         )

@@ -14,17 +14,27 @@ from diffusers import (
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from rfmi.base_model.folders import write_checksums
+from rfmi.base_model.transformer import TRAINED_PADDING
 
 
 def make_silent_t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:
     """A T5 encoder whose every output is zero, (n, length, width), and a tokenizer for it.
 
     Where a pipeline has no T5, diffusers puts rows of zeros in its place, but `from_pretrained` has to be told so. This
-    one gives the same zeros, by the weights of its last norm, and the folder loads without a word.
+    one gives the same zeros, by the weights of its last norm, and the folder loads without a word. Its configuration
+    says in `short_padding` how few of these rows the transformer was trained to need.
     """
     tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], extra_ids=0)
     encoder = T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=8, num_layers=1, num_heads=1)
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=8,
+            d_ff=8,
+            num_layers=1,
+            num_heads=1,
+            short_padding=min(TRAINED_PADDING),
+        )
     )
     torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
     return encoder.eval(), tokenizer
@@ -54,3 +64,12 @@ def save_pipeline(
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     write_checksums(folder)
+
+
+def read_parts(
+    folder: Path, device: str = "cpu"
+) -> tuple[AutoencoderKL, list[CLIPTextModelWithProjection], SD3Transformer2DModel]:
+    """(autoencoder, both text encoders, transformer) of a folder that `save_pipeline` wrote."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(folder).to(device)
+    encoders = [encoder.eval().requires_grad_(False) for encoder in (pipeline.text_encoder, pipeline.text_encoder_2)]
+    return pipeline.vae.eval(), encoders, pipeline.transformer

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rfmi.base_model.trainer import Schedule
+from rfmi.scenes import CATEGORIES
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and schedules of every stage; `shards` of latents (4,096 scenes each); `precision` and `compiled`: of the
-    flow's arithmetic.
+    """Sizes and schedules of every stage; `shards` of latents (4,096 scenes each); `categories`: of the flow's scenes,
+    one named twice comes twice as often; `precision` and `compiled`: of the flow's arithmetic.
     """
 
     autoencoder: Schedule
@@ -20,6 +21,7 @@ class Recipe:
     autoencoder_channels: tuple[int, ...] = (16, 32, 64, 96)
     text_layers: int = 3
     shards: int = 32
+    categories: tuple[str, ...] = CATEGORIES
     layers: int = 8
     heads: int = 4
     precision: str = "float32"
@@ -55,3 +57,10 @@ RECIPES = {
         compiled=True,
     ),
 }
+
+# A second run on two cores, from the first one's folder on (`--start`): new scenes, more of what is learned last.
+RECIPES["cpu_longer"] = replace(
+    RECIPES["cpu"],
+    flow=replace(RECIPES["cpu"].flow, steps=4800, decay=0.4, seed=1),
+    categories=(*CATEGORIES, "3d_spatial", "3d_spatial", "texture", "numeracy"),
+)

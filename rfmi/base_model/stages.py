@@ -21,9 +21,9 @@ from transformers import CLIPTextModelWithProjection
 from rfmi.base_model.autoencoder import LATENT_CHANNELS, autoencoder_loss, make_autoencoder
 from rfmi.base_model.clip import load_clip, save_clip, train_clip
 from rfmi.base_model.flow import flow_loss, make_examples, make_optimizers
-from rfmi.base_model.folders import write_checksums
+from rfmi.base_model.folders import check_folder, write_checksums
 from rfmi.base_model.latents import read_latents, write_latents
-from rfmi.base_model.pipeline import save_pipeline
+from rfmi.base_model.pipeline import read_parts, save_pipeline
 from rfmi.base_model.recipe import Recipe
 from rfmi.base_model.text_encoders import Reader, make_text_encoder, reading_loss, tokenize
 from rfmi.base_model.tokenizers import make_tokenizer
@@ -97,17 +97,21 @@ def trained_flow(
     encoders: list[CLIPTextModelWithProjection],
     device: str,
     seconds: float,
+    start: SD3Transformer2DModel | None = None,
 ) -> SD3Transformer2DModel:
-    """The last stage. Sets the autoencoder's scaling and shift, so that latents have mean 0 and variance 1."""
+    """The last stage, from random weights or from those of `start`. From random weights it also sets the autoencoder's
+    scaling and shift, so that latents have mean 0 and variance 1.
+    """
     tokenizer = make_tokenizer()
-    write_latents(folder / "latents", autoencoder, tokenizer, recipe.shards, recipe.flow.seed)
-    latents, tokens = read_latents(folder / "latents", recipe.shards)
-    latents = scaled(autoencoder, latents.float()).half()
     schedule = recipe.flow
-    torch.manual_seed(schedule.seed)
-    transformer = make_transformer(
-        LATENT_CHANNELS, latents.shape[-1], layers=recipe.layers, heads=recipe.heads
-    ).to(device)
+    write_latents(folder / "latents", autoencoder, tokenizer, recipe.shards, recipe.categories, schedule.seed)
+    latents, tokens = read_latents(folder / "latents", recipe.shards)
+    if start is None:
+        set_scaling(autoencoder, latents.float())
+        torch.manual_seed(schedule.seed)
+        start = make_transformer(LATENT_CHANNELS, latents.shape[-1], layers=recipe.layers, heads=recipe.heads)
+    transformer = start.to(device)
+    latents = scaled(autoencoder, latents.float()).half()
     examples = make_examples(latents, tokens, tokenize(tokenizer, [""])[0], encoders)
     precision = getattr(torch, recipe.precision)
     loss_of = flow_loss(transformer, examples, schedule.batch, precision=precision, compiled=recipe.compiled)
@@ -117,16 +121,19 @@ def trained_flow(
     return transformer
 
 
+def set_scaling(autoencoder: AutoencoderKL, latents: Tensor) -> None:
+    """Write the shift and the factor that give `latents` mean 0 and variance 1 into the autoencoder's configuration."""
+    autoencoder.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
+
+
 def scaled(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The latents with mean 0 and variance 1, by a shift and a factor that the autoencoder's configuration keeps."""
-    shift, factor = latents.mean().item(), 1 / latents.std().item()
-    autoencoder.register_to_config(shift_factor=shift, scaling_factor=factor)
-    return (latents - shift) * factor
+    """The latents as the flow sees them, by the autoencoder's shift and factor."""
+    return (latents - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
 
 
-def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]]) -> None:
-    """`training.json` beside the weights: recipe, versions, and the losses of every stage in a hundred means; then the
-    checksums.
+def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]], earlier: dict | None = None) -> None:
+    """`training.json` beside the weights: recipe, versions, the losses of every stage in a hundred means, and the log
+    of the run whose folder this one started from (`earlier`); then the checksums.
     """
     curves = {}
     for stage, values in losses.items():
@@ -138,8 +145,15 @@ def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]]) -> N
         "versions": versions(),
         "losses": curves,
     }
+    if earlier is not None:
+        log["earlier"] = earlier
     write_atomically(output / "training.json", json.dumps(log, indent=1) + "\n")
     write_checksums(output)
+
+
+def read_log(folder: Path) -> dict:
+    """What `write_log` wrote."""
+    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
 
 def train_scorer(recipe: Recipe, work: Path, output: Path, device: str = "cpu") -> None:
@@ -155,12 +169,21 @@ def train_base(
     output: Path,
     device: str = "cpu",
     *,
+    start: Path | None = None,
     checkpoint_seconds: float = 120.0,
 ) -> None:
-    """Every stage, from the last checkpoint in `work` on; writes the pipeline's folder to `output`."""
-    autoencoder = trained_autoencoder(recipe, work, device, checkpoint_seconds)
-    encoders = trained_text_encoders(recipe, work, device, checkpoint_seconds)
-    transformer = trained_flow(recipe, work, autoencoder, encoders, device, checkpoint_seconds)
+    """Every stage, from the last checkpoint in `work` on; writes the pipeline's folder to `output`.
+
+    start: a finished folder, whose flow is trained for one schedule more; its other parts stay as they are.
+    """
+    log = read_log(start) if start else None
+    if start is None:
+        autoencoder = trained_autoencoder(recipe, work, device, checkpoint_seconds)
+        encoders = trained_text_encoders(recipe, work, device, checkpoint_seconds)
+        transformer = None
+    else:
+        autoencoder, encoders, transformer = read_parts(check_folder(start), device)
+    transformer = trained_flow(recipe, work, autoencoder, encoders, device, checkpoint_seconds, transformer)
     save_pipeline(
         output,
         autoencoder=autoencoder.cpu(),
@@ -169,5 +192,5 @@ def train_base(
         tokenizer=make_tokenizer(),
         shift=SHIFT,
     )
-    stages = {name: work / name for name in ("autoencoder", "text_encoders", "flow")}
-    write_log(output, recipe, {name: read_losses(folder) for name, folder in stages.items()})
+    stages = ("autoencoder", "text_encoders", "flow") if start is None else ("flow",)
+    write_log(output, recipe, {name: read_losses(work / name) for name in stages}, log)

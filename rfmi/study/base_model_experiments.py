@@ -20,10 +20,16 @@ from rfmi.scenes.words import COLORS, HELD_OUT, RELATIONS, SIZES, TEXTURES
 from rfmi.study.cache import Cache, code_version, digest
 
 
+DRAWN = 16  # images a batch; one size throughout, since a compiled transformer is compiled for each
+
+
 @cache
-def loaded_pipeline(device: str = "cpu") -> StableDiffusion3Pipeline:
-    """The shipped pipeline."""
-    return StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
+def loaded_pipeline(device: str = "cpu", compiled: bool = False) -> StableDiffusion3Pipeline:
+    """The shipped pipeline; `compiled` needs a C++ compiler, takes a minute the first time, and draws faster."""
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
+    if compiled:
+        pipeline.transformer.compile(dynamic=False)
+    return pipeline
 
 
 @cache
@@ -75,7 +81,14 @@ def knowledge_unit(category: str, n: int, seed: int, noises: int, device: str) -
 
 
 def alignment_unit(
-    category: str, n_prompts: int, candidates: int, guidance: float, steps: int, seed: int, device: str
+    category: str,
+    n_prompts: int,
+    candidates: int,
+    guidance: float,
+    steps: int,
+    seed: int,
+    device: str,
+    compiled: bool,
 ) -> dict:
     """`candidates` images of each of the first `n_prompts` validation prompts, drawn, judged and embedded.
 
@@ -84,7 +97,8 @@ def alignment_unit(
     """
     texts = [text for text in spread(prompts(category, "val"), n_prompts) for _ in range(candidates)]
     seeds = [seed + i % candidates for i in range(len(texts))]
-    images = generate(loaded_pipeline(device), texts, seeds, guidance=guidance, steps=steps)
+    pipeline = loaded_pipeline(device, compiled)
+    images = generate(pipeline, texts, seeds, guidance=guidance, steps=steps, batch=DRAWN)
     found = judge(images, texts)
     rows = [
         {
@@ -115,13 +129,14 @@ def sample_sheet(
     return images, texts, judge(images, texts)["aligned"].tolist()
 
 
-def speed_unit(n: int, guidance: float, steps: int, seed: int, device: str) -> dict:
+def speed_unit(n: int, guidance: float, steps: int, seed: int, device: str, compiled: bool) -> dict:
     """How many seconds this process takes to draw `n` images, after a warm-up."""
     texts = [prompts(CATEGORIES[i % len(CATEGORIES)], "val")[i % 100] for i in range(n)]
     seeds = [seed + i for i in range(n)]
-    generate(loaded_pipeline(device), texts, seeds, guidance=guidance, steps=2)
+    pipeline = loaded_pipeline(device, compiled)
+    generate(pipeline, texts, seeds, guidance=guidance, steps=2, batch=DRAWN)
     start = time.perf_counter()
-    generate(loaded_pipeline(device), texts, seeds, guidance=guidance, steps=steps)
+    generate(pipeline, texts, seeds, guidance=guidance, steps=steps, batch=DRAWN)
     return {"images": n, "seconds": time.perf_counter() - start}
 
 

@@ -154,6 +154,17 @@ def images_per_second(timed: list[dict], workers: int) -> float:
     return workers * sum(unit["images"] for unit in timed) / sum(unit["seconds"] for unit in timed)
 
 
+def training_losses(log: dict) -> pd.DataFrame:
+    """The losses in a model's `training.json`: stage, step, loss; a run that started from another's folder follows it."""
+    earlier = training_losses(log["earlier"]) if "earlier" in log else pd.DataFrame(columns=["stage", "step", "loss"])
+    parts = [earlier]
+    for stage, curve in log["losses"].items():
+        before = earlier.step[earlier.stage == stage].max() if stage in set(earlier.stage) else 0
+        steps, losses = zip(*curve, strict=True)
+        parts.append(pd.DataFrame({"stage": stage, "step": [before + step for step in steps], "loss": losses}))
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
 def results(
     judge: dict[str, float],
     known: pd.DataFrame,

@@ -1,0 +1,7 @@
+"""How much of its prompt an image carries, by the model's own velocity field."""
+
+from rfmi.scoring.methods import METHODS, PATH_METHODS, Method, method_named
+from rfmi.scoring.re_noising import Scores, re_noising_scores
+from rfmi.scoring.score import score
+
+__all__ = ["METHODS", "PATH_METHODS", "Method", "Scores", "method_named", "re_noising_scores", "score"]

@@ -1,0 +1,82 @@
+"""The candidates of one prompt: drawn, scored, and the best kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rfmi.path_scores import PathScores, path_scores
+from rfmi.pipelines import PipelineField
+from rfmi.scoring import PATH_METHODS, Method, Scores, re_noising_scores
+from rfmi.selection.pruning import Pruning
+
+KEPT, SCORED, DROPPED = "kept", "scored", "dropped as a draft"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How candidates are drawn and chosen; `method` is a score, or the name of one along the path."""
+
+    candidates: int
+    keep: int
+    method: Method | str
+    guidance: float
+    steps: int
+    seed: int
+    pruning: Pruning | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All candidates of one prompt: by name of a column (M,) their scores, NaN where a draft was dropped before they
+    were computed, and the network evaluations spent on each; their fates; and those kept, best first, as numbers (k,)
+    and latents (k, C, h, w).
+    """
+
+    columns: dict[str, Tensor]
+    fates: list[str]
+    kept: list[int]
+    latents: Tensor
+
+
+def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Tensor | None = None) -> Candidates:
+    """Draw, score and choose for prompt `label`; others: (k,) labels of prompts that it is held against."""
+    m = recipe.candidates
+    noise = flow.noise(range(recipe.seed, recipe.seed + m))
+    empty = torch.full((m,), torch.nan, dtype=torch.float64)
+    columns = {name: empty.clone() for name in ("score", "standard_error", "draft_score", *PATH_METHODS)}
+    columns["evaluations"] = torch.zeros(m, dtype=torch.float64)
+
+    def drawn(rows: Tensor, steps: int) -> PathScores:
+        labels = torch.full((len(rows),), label)
+        found = path_scores(flow, noise[rows], labels, times=flow.times(steps), guidance=recipe.guidance)
+        columns["evaluations"][rows] += found.evaluations / len(rows)
+        return found
+
+    def scored(rows: Tensor, x: Tensor, method: Method) -> Scores:
+        against = others.expand(len(rows), -1) if method.against == "prompts" else None
+        labels = torch.full((len(rows),), label)
+        found = re_noising_scores(flow, x, labels, method, seed=recipe.seed, others=against)
+        columns["evaluations"][rows] += found.evaluations / len(rows)
+        return found
+
+    rows = torch.arange(m)
+    if recipe.pruning is not None:
+        drafts = drawn(rows, recipe.pruning.steps).samples
+        columns["draft_score"] = scored(rows, drafts, recipe.pruning.method).values.cpu()
+        finalists = min(m, max(recipe.keep, recipe.pruning.finalists))
+        rows = columns["draft_score"].topk(finalists).indices.sort().values
+    finished = drawn(rows, recipe.steps)
+    for name, values in zip(PATH_METHODS, (finished.path, finished.guided_path, finished.squared), strict=True):
+        columns[name][rows] = values.cpu()
+    if isinstance(recipe.method, str):
+        columns["score"] = columns[recipe.method]
+    else:
+        found = scored(rows, finished.samples, recipe.method)
+        columns["score"][rows], columns["standard_error"][rows] = found.values.cpu(), found.standard_errors.cpu()
+    best = columns["score"][rows].topk(recipe.keep).indices
+    kept = rows[best].tolist()
+    fates = [KEPT if i in kept else SCORED if i in rows.tolist() else DROPPED for i in range(m)]
+    return Candidates(columns, fates, kept, finished.samples.cpu()[best])

@@ -1,0 +1,31 @@
+"""Which candidates of a prompt are worth finishing: drafts with few steps, cheaply scored.
+
+The sampling ODE is deterministic, so a coarse grid of times carries the same noise to nearly the same image. All M
+candidates are drawn coarsely, scored cheaply, and only the best few are drawn in full and scored in full:
+
+    M (2 s + c) + F (2 S + C)   network evaluations in place of   M (2 S + C),
+
+with s and S steps of draft and image, c and C evaluations of the cheap and the full score, F finalists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rfmi.scoring import Method
+from rfmi.scoring.methods import HIGH_NOISE
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Drafts of `steps` steps, of which the best `finalists` by `method` are finished."""
+
+    steps: int = 8
+    finalists: int = 2
+    method: Method = Method("re_noising", HIGH_NOISE[::2], noises=2)
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.finalists < 1:
+            raise ValueError(
+                f"drafts of {self.steps} steps with {self.finalists} finalists: take at least 2 steps and 1 finalist"
+            )

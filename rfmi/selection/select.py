@@ -1,0 +1,99 @@
+"""`rfmi.select`: many candidates for every prompt, the best kept by the model's own information.
+
+Every prompt is one unit: drawn, scored, and written whole. A killed run goes on at the next prompt, and several
+processes share the prompts when the script is started by `accelerate launch`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from diffusers import DiffusionPipeline
+from tqdm import tqdm
+
+from rfmi.pipelines import PipelineField
+from rfmi.scoring import PATH_METHODS, method_named
+from rfmi.scoring.methods import DEFAULT_METHOD
+from rfmi.scoring.other_prompts import nearest_prompts
+from rfmi.selection.candidates import Recipe, draw_candidates
+from rfmi.selection.folder import (
+    Selection,
+    finish_folder,
+    fingerprint,
+    open_folder,
+    read_selection,
+    unit_path,
+    write_unit,
+)
+from rfmi.selection.pruning import Pruning
+
+
+def select(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    output: str | Path,
+    candidates: int = 16,
+    keep: int = 1,
+    method: str = DEFAULT_METHOD,
+    prune: Pruning | bool = False,
+    guidance: float = 4.0,
+    steps: int = 28,
+    seed: int = 0,
+    negative_prompt: str = "",
+    device: torch.device | str | None = None,
+    micro_batch: int | None = None,
+) -> Selection:
+    """Draw `candidates` images of every prompt, score them, and keep the best `keep` in the folder `output`.
+
+    method: a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True, or a `Pruning`,
+    to finish only the candidates whose drafts score best; candidate i of every prompt is
+    `pipeline(prompt, generator=torch.Generator().manual_seed(seed + i))`. Raises ValueError, before anything is drawn,
+    for prompts that are repeated, numbers that do not fit, an unknown method, and a folder that holds another
+    selection.
+    """
+    recipe = Recipe(
+        candidates=candidates,
+        keep=keep,
+        method=method if method in PATH_METHODS else method_named(method),
+        guidance=guidance,
+        steps=steps,
+        seed=seed,
+        pruning=Pruning() if prune is True else prune or None,
+    )
+    _check(prompts, recipe)
+    state, folder = PartialState(), Path(output)
+    field = PipelineField(
+        pipeline, prompts, negative_prompt=negative_prompt, device=device, micro_batch=micro_batch
+    )
+    settings = asdict(recipe) | {"method": method, "prompts": list(prompts), "negative_prompt": negative_prompt}
+    settings["weights"] = fingerprint(pipeline.transformer)
+    if state.is_main_process:
+        open_folder(folder, settings)
+    state.wait_for_everyone()
+    others = nearest_prompts(field) if getattr(recipe.method, "against", "") == "prompts" else None
+    missing = [i for i in range(len(prompts)) if not unit_path(folder, i).exists()]
+    with state.split_between_processes(missing) as part:
+        for i in tqdm(part, desc="selection", disable=not state.is_main_process, mininterval=5.0):
+            found = draw_candidates(field, i, recipe, None if others is None else others[i])
+            write_unit(folder, i, prompts[i], found, field.decode(found.latents), seed)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        finish_folder(folder, field)
+    state.wait_for_everyone()
+    return read_selection(folder)
+
+
+def _check(prompts: Sequence[str], recipe: Recipe) -> None:
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError(f"prompts is {prompts!r}; give a list of at least one prompt")
+    prompt, times = Counter(prompts).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"the prompt {prompt!r} is listed {times} times; list every prompt once")
+    if not 1 <= recipe.keep <= recipe.candidates:
+        raise ValueError(f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep at least 1, at most all")
