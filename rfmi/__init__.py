@@ -2,11 +2,15 @@
 2503.14358).
 """
 
+from importlib import import_module
+
 from rfmi import scenes, tasks
 from rfmi.base_model.folders import base_pipeline
 from rfmi.estimate import Estimate
 from rfmi.learned.mutual_information import MutualInformation, estimate_mutual_information
 from rfmi.scenes.judging import judge
+
+_ON_PIPELINES = {"score": "rfmi.scoring", "select": "rfmi.selection"}  # on demand: diffusers takes seconds
 
 __all__ = [
     "Estimate",
@@ -15,5 +19,13 @@ __all__ = [
     "estimate_mutual_information",
     "judge",
     "scenes",
+    "score",
+    "select",
     "tasks",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_PIPELINES:
+        raise AttributeError(f"module 'rfmi' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_ON_PIPELINES[name]), name)

@@ -135,6 +135,26 @@ def change_of_variables(
     product counts as one evaluation per branch. The deterministic error falls as steps^-4. Raises ValueError for
     lengths that differ or probes without a generator.
     """
+    log_ratio = log_ratios(
+        field, x, condition, steps=steps, t_min=t_min, t_max=t_max, probes=probes, generator=generator
+    )
+    directions = x[0].numel() if probes is None else probes
+    return Estimate.from_pointwise(log_ratio, 8 * steps * len(x) * (1 + directions))
+
+
+@torch.no_grad()
+def log_ratios(
+    field: VelocityField,
+    x: torch.Tensor,
+    condition: torch.Tensor,
+    *,
+    steps: int = 32,
+    t_min: float = 0.0,
+    t_max: float = 1.0,
+    probes: int | None = None,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """log p(x|y)/p(x) (n,) of each pair, as `change_of_variables` has it, for any number of pairs."""
     _check_pairs(x, condition)
     if steps < 1 or not 0 <= t_min < t_max <= 1:
         raise ValueError(f"steps is {steps} from t = {t_min} to {t_max}; choose steps >= 1 and 0 <= t_min < t_max <= 1")
@@ -153,7 +173,7 @@ def change_of_variables(
         v_4, rate_4 = _rates(field, x - step * v_3, max(t - step, t_min), condition, directions)
         x = x - step / 6 * (v_1 + 2 * v_2 + 2 * v_3 + v_4)
         log_ratio += step / 6 * (rate_1 + 2 * rate_2 + 2 * rate_3 + rate_4)
-    return Estimate.from_pointwise(log_ratio, 8 * steps * len(x) * (1 + len(directions)))
+    return log_ratio
 
 
 def _rates(

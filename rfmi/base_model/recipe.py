@@ -43,14 +43,14 @@ RECIPES = {
     "cpu": Recipe(
         autoencoder=Schedule(steps=3700, batch=16, learning_rate=2e-3, decay=0.6, averaging=0.99),
         text=Schedule(steps=600, batch=128, learning_rate=2e-3, warmup=50, decay=0.7, averaging=0.98),
-        clip=Schedule(steps=800, batch=128, learning_rate=1e-3, decay=0.5, averaging=0.99),
+        clip=Schedule(steps=1200, batch=128, learning_rate=1e-3, warmup=50, decay=0.5, averaging=0.99),
         flow=Schedule(steps=5200, batch=256, learning_rate=2e-3, warmup=200, decay=0.25, averaging=0.998),
         compiled=True,
     ),
     "gpu": Recipe(
         autoencoder=Schedule(steps=20_000, batch=64, learning_rate=1e-3, decay=0.6),
         text=Schedule(steps=4000, batch=256, learning_rate=1e-3, decay=0.7),
-        clip=Schedule(steps=10_000, batch=512, learning_rate=1e-3, decay=0.8),
+        clip=Schedule(steps=2500, batch=512, learning_rate=1e-3, decay=0.8),
         flow=Schedule(steps=100_000, batch=1024, learning_rate=1e-3, warmup=500, averaging=0.9995),
         shards=250,
         precision="bfloat16",

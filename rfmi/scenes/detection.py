@@ -31,6 +31,7 @@ from rfmi.scenes.rendering import SIDE
 from rfmi.scenes.words import COLORS, TEXTURES
 
 OVERLAP = 8.0  # the least number of pixels two silhouettes share where they are said to overlap
+COLOR_ERROR = 0.08  # the largest mean distance in RGB between the pixels of an object and its paints
 PATTERN_ERROR = 0.13  # the largest mean squared difference between an object's pattern and its texture's
 UNCLEAR = "unclear"
 CHUNK = 64
@@ -150,7 +151,8 @@ def _explain(paints: Paints, places: Places) -> Places:
 
 def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:
     """Which places hold objects, and how well they agree, now that a pixel counts as hidden only by such an object in
-    front (or by the border, or at an edge where two meet), and as another object's only outside the silhouette.
+    front (or by the border, or at an edge where two meet), and as another object's only outside the silhouette. Their
+    color, too, must be the world's.
     """
     world = silhouettes()
     i, j = _neighbors(places)
@@ -164,7 +166,8 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tu
     edge, free = world.edge[places.kind, places.phase], world.coverage[places.kind, places.phase] == 0
     hiding[2].mul_(in_front[hiding[0], hiding[1]][:, None, None] | edge[hiding[0]])
     own, known, outside = _seen(paints, places)
-    kept = torch.ones(len(own), dtype=torch.bool)
+    distance = patches(paints.distance, places.picture, places.top, places.left)
+    kept = (distance * own * ~free).sum((1, 2)) <= COLOR_ERROR * (own * ~free).sum((1, 2))
     while True:
         taken, hidden = (
             torch.zeros_like(own).index_add_(0, at, there * kept[other, None, None]).clamp_max_(1)

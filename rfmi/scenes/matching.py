@@ -6,8 +6,8 @@ hide something, and R the rim around T, a place explains
 
     gain = sum M (2 T - R) - w T^2 - 0.1 (1 - w) T,
 
-which is largest where T is the object; there it is about the object's visible area. The best place is sought on every other
-pixel first, then by half pixels.
+which is largest where T is the object; there it is about the object's visible area. The best place is sought on every
+other pixel first, then by half pixels.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ _NO_HUE, OUTSIDE = len(COLORS), len(COLORS) + 1
 @dataclass(frozen=True)
 class Paints:
     """Maps (n, 106, 106), margin included: the hue (6 for none of the world's, 7 outside the picture), the share of a
-    pixel that is not ground, and the share of the dark tone in that.
+    pixel that is not ground, the share of the dark tone in that, and how far the pixel's color is from all this in RGB.
     """
 
     label: Tensor
     covered: Tensor
     dark: Tensor
+    distance: Tensor
 
     def of(self, picture: Tensor, hue: Tensor) -> tuple[Tensor, Tensor]:
         """(M, w) of the gain, (k, 106, 106) each, for k pairs of a picture and a hue."""
@@ -92,10 +93,10 @@ class Silhouettes:
 
 @cache
 def _paint_table() -> Tensor:
-    """(32^3, 3): hue, coverage and share of dark tone of the paint nearest to each color."""
+    """(32^3, 4): hue, coverage and share of dark tone of the paint nearest to each color, and its distance."""
     level = torch.linspace(0, 1, _LEVELS)
     colors = torch.cartesian_prod(level, level, level)
-    grid = torch.cartesian_prod(torch.linspace(0, 1, 21), torch.linspace(0, 1, 13))
+    grid = torch.cartesian_prod(torch.linspace(0, 1, 21), torch.linspace(-0.2, 1, 13))  # below 0: a little too bright
     tone = 1 - (1 - DARK_TONE) * grid[:, 1:]
     table = torch.tensor([_NO_HUE, 1.0, 0.0]).repeat(len(colors), 1)
     least = torch.full((len(colors),), _UNKNOWN_PAINT)
@@ -104,16 +105,17 @@ def _paint_table() -> Tensor:
         distance, nearest = torch.cdist(colors, paints).min(1)
         better = distance < least
         least = torch.where(better, distance, least)
-        table[better] = F.pad(grid[nearest[better]], (1, 0), value=hue)
-    return table
+        table[better] = F.pad(grid[nearest[better]].clamp_min(0), (1, 0), value=hue)
+    return torch.cat([table, least[:, None]], 1)
 
 
 def read_paints(pictures: Tensor) -> Paints:
     """The paints of pictures (n, 3, 64, 64) in [0, 1]."""
     red, green, blue = (pictures * (_LEVELS - 1)).round().long().unbind(1)
-    label, covered, dark = _paint_table()[(red * _LEVELS + green) * _LEVELS + blue].unbind(-1)
+    label, *rest = _paint_table()[(red * _LEVELS + green) * _LEVELS + blue].unbind(-1)
     margin = [MARGIN] * 4
-    return Paints(F.pad(label, margin, value=OUTSIDE), F.pad(covered, margin, value=1.0), F.pad(dark, margin))
+    covered, dark, distance = (F.pad(x, margin, value=value) for x, value in zip(rest, (1.0, 0.0, 0.0), strict=True))
+    return Paints(F.pad(label, margin, value=OUTSIDE), covered, dark, distance)
 
 
 def _shifted(patch: Tensor) -> Tensor:
@@ -168,8 +170,10 @@ def patches(maps: Tensor, row: Tensor, top: Tensor, left: Tensor) -> Tensor:
 
 def agreement(kind: Tensor, phase: Tensor, own: Tensor, known: Tensor) -> Tensor:
     """Intersection over union (...) of silhouettes, kind and phase of shape (...), and patches M, (..., 38, 38), whose
-    unknown pixels (w = 0) are taken for agreeing; 0 where less than `VISIBLE` of a silhouette is known. At the edge,
-    differences in coverage of up to a half are none, for blur and for moves of half a pixel; elsewhere of up to a fifth.
+    unknown pixels (w = 0) are taken for agreeing; 0 where less than `VISIBLE` of a silhouette is known.
+
+    At the edge, differences in coverage of up to a half are none, for blur and for moves of half a pixel; elsewhere,
+    differences of up to a fifth.
     """
     world = silhouettes()
     coverage, free = world.coverage[kind, phase], torch.where(world.edge[kind, phase], 0.5, 0.2)
@@ -182,8 +186,8 @@ def agreement(kind: Tensor, phase: Tensor, own: Tensor, known: Tensor) -> Tensor
 
 
 def _search(own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """The best place for maps M and w (n, 106, 106) and its explanations: gains (n, 4), falling, -inf where a silhouette
-    does not fit or lies elsewhere; and (4, n, 4): kind, phase, top, left.
+    """The best place for maps M and w (n, 106, 106) and its explanations: gains (n, 4), falling, -inf where a
+    silhouette does not fit or lies elsewhere; and (4, n, 4): kind, phase, top, left.
     """
     coarse, fine, moves, price = _kernels()
     gain = F.conv2d(F.avg_pool2d(torch.stack([own, known], 1), 2), coarse)  # place i: the patch whose top is 2 i

@@ -2,6 +2,6 @@
 
 from rfmi.scoring.methods import METHODS, PATH_METHODS, Method, method_named
 from rfmi.scoring.re_noising import Scores, re_noising_scores
-from rfmi.scoring.score import score
+from rfmi.scoring.scoring import score
 
 __all__ = ["METHODS", "PATH_METHODS", "Method", "Scores", "method_named", "re_noising_scores", "score"]

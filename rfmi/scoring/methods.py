@@ -1,8 +1,8 @@
 """The scores by name: which quantity, at which noise levels, held against what.
 
-`exact` weights are Gauss-Legendre's times t/(1-t), so that the sum is an integral over t in nats. `even` weights look at
-a few noise levels sigma = 1 - t alike: no nats, but the network's errors at low noise, which t/(1-t) multiplies most,
-do not drown what it knows at high noise.
+Exact weights are Gauss-Legendre's times t/(1-t), so that the sum is an integral over t in nats. Even weights look at a
+few noise levels sigma = 1 - t alike: no nats, but the network's errors at low noise, which t/(1-t) multiplies most, do
+not drown what it knows at high noise.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ NEIGHBOURS = 2
 
 @torch.no_grad()
 def nearest_prompts(field: PipelineField, k: int = NEIGHBOURS) -> Tensor:
-    """(P, k) labels: for every prompt of the field its k nearest others, by the cosine of the embeddings less their mean.
+    """(P, k) labels: of every prompt of the field the k nearest others, by the cosine of embeddings less their mean.
 
     Raises ValueError where there are fewer than k others.
     """

@@ -1,6 +1,6 @@
 """Scores of any sample, by adding noise to it and asking the field for the way back.
 
-With x_t = (1 - t) eps + t x, v = x - eps, errors e(.) = ||v - u(x_t, t | .)||^2 and Delta = u(x_t|y) - u(x_t), a score is
+With x_t = (1 - t) eps + t x, v = x - eps, e(.) = ||v - u(x_t, t | .)||^2 and Delta = u(x_t|y) - u(x_t), a score is
 
     sum over levels j of w_j  mean over eps of  f(x_t_j),   f = e(null) - e(y)      re-noising
                                                               = ||Delta||^2          squared

@@ -2,6 +2,6 @@
 
 from rfmi.selection.folder import Selection, read_selection
 from rfmi.selection.pruning import Pruning
-from rfmi.selection.select import select
+from rfmi.selection.selecting import select
 
 __all__ = ["Pruning", "Selection", "read_selection", "select"]

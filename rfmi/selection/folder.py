@@ -35,8 +35,8 @@ LATENTS, EMBEDDINGS = "latents.safetensors", "embeddings.safetensors"
 
 @dataclass(frozen=True)
 class Selection:
-    """A finished selection: its folder, one row a candidate, the kept latents (n, C, h, w) with the number of each one's
-    prompt (n,), and the conditioning, one row a prompt and the null prompt's last.
+    """A finished selection: its folder, one row a candidate, the kept latents (n, C, h, w) with the number of each
+    one's prompt (n,), and the conditioning, one row a prompt and the null prompt's last.
     """
 
     folder: Path
@@ -77,7 +77,7 @@ def image_name(prompt_id: int, seed: int) -> str:
 
 
 def write_unit(folder: Path, prompt_id: int, prompt: str, found: Candidates, images: Tensor, seed: int) -> None:
-    """Keep a finished prompt: first its images (k, 3, height, width), then its file, so that the file vouches for all."""
+    """Keep a finished prompt: first its images (k, 3, height, width), then its file, which vouches for them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for candidate, image in zip(found.kept, images, strict=True):
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
@@ -138,7 +138,7 @@ def read_selection(folder: str | Path) -> Selection:
     folder = Path(folder)
     for name in (SETTINGS, TABLE, LATENTS, EMBEDDINGS):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no finished selection, for want of {name}; run `rfmi.select` again")
+            raise FileNotFoundError(f"{folder} holds no finished selection: {name} is missing; run `rfmi.select` again")
     table = pd.read_parquet(folder / TABLE)
     for row in table[table["rank"].notna()].itertuples():
         if not (folder / "images" / image_name(row.prompt_id, row.seed)).is_file():

@@ -19,7 +19,6 @@ from rfmi.scenes.judging import judge
 from rfmi.scenes.words import COLORS, HELD_OUT, RELATIONS, SIZES, TEXTURES
 from rfmi.study.cache import Cache, code_version, digest
 
-
 DRAWN = 16  # images a batch; one size throughout, since a compiled transformer is compiled for each
 
 

@@ -155,7 +155,7 @@ def images_per_second(timed: list[dict], workers: int) -> float:
 
 
 def training_losses(log: dict) -> pd.DataFrame:
-    """The losses in a model's `training.json`: stage, step, loss; a run that started from another's folder follows it."""
+    """The losses in a model's `training.json`: stage, step, loss; a run that started from another follows it."""
     earlier = training_losses(log["earlier"]) if "earlier" in log else pd.DataFrame(columns=["stage", "step", "loss"])
     parts = [earlier]
     for stage, curve in log["losses"].items():

@@ -23,8 +23,8 @@ from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.selection.candidates import Recipe, draw_candidates
 from rfmi.selection.folder import (
     Selection,
-    finish_folder,
     fingerprint,
+    finish_folder,
     open_folder,
     read_selection,
     unit_path,
@@ -96,4 +96,4 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
     if times > 1:
         raise ValueError(f"the prompt {prompt!r} is listed {times} times; list every prompt once")
     if not 1 <= recipe.keep <= recipe.candidates:
-        raise ValueError(f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep at least 1, at most all")
+        raise ValueError(f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep 1 to {recipe.candidates}")

@@ -8,14 +8,14 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from rfmi.estimators import change_of_variables
+from rfmi.estimators import log_ratios
 from rfmi.pipelines import PipelineField
 from rfmi.scoring.methods import DEFAULT_METHOD, method_named
 from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.scoring.re_noising import Scores, re_noising_scores
 
 CHANGE_OF_VARIABLES = "change_of_variables"
-ODE_STEPS, PROBES = 16, 1
+ODE_STEPS, PROBES, LATEST = 16, 1, 0.98
 
 
 def score(
@@ -64,9 +64,7 @@ def _along_the_ode(field: PipelineField, x: Tensor, labels: Tensor, seed: int) -
     """The exact form with Hutchinson's divergence; its standard error is not known from one probe."""
     before, generator = field.evaluations, torch.Generator().manual_seed(seed)
     found = [
-        change_of_variables(
-            field, x[part], labels[part], steps=ODE_STEPS, t_max=0.98, probes=PROBES, generator=generator
-        ).pointwise
+        log_ratios(field, x[part], labels[part], steps=ODE_STEPS, t_max=LATEST, probes=PROBES, generator=generator)
         for part in torch.arange(len(x)).split(16)
     ]
     values = torch.cat(found)

@@ -1,0 +1,33 @@
+"""AuraFlow: one T5 encoder, whose padding is set to zero, and time as sigma itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from diffusers import AuraFlowPipeline
+from torch import Tensor, nn
+
+from rfmi.pipelines.interface import Conditioning, Family
+
+
+def encode_prompts(
+    pipeline: AuraFlowPipeline, prompts: Sequence[str], max_sequence_length: int | None = None
+) -> Conditioning:
+    """Embeddings (n, max_sequence_length, d), of 256 rows where it is None."""
+    embeddings, *_ = pipeline.encode_prompt(
+        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length or 256
+    )
+    return Conditioning({"encoder_hidden_states": embeddings})
+
+
+def velocity(transformer: nn.Module, x_t: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+    """v (B, C, h, w), for sigma as it is: the pipeline's own call rounds it to the dtype of the latents."""
+    return transformer(x_t, timestep=sigma, **conditioning.tensors, return_dict=False)[0]
+
+
+AURAFLOW = Family(
+    pipeline_class=AuraFlowPipeline,
+    encode_prompts=encode_prompts,
+    velocity=velocity,
+    lora_targets=("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+)

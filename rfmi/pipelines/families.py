@@ -1,0 +1,44 @@
+"""The families that are known, and why a pipeline is of none."""
+
+from __future__ import annotations
+
+from diffusers import DiffusionPipeline
+
+from rfmi.pipelines.auraflow import AURAFLOW
+from rfmi.pipelines.interface import Family
+from rfmi.pipelines.stable_diffusion_3 import STABLE_DIFFUSION_3
+
+FAMILIES = (STABLE_DIFFUSION_3, AURAFLOW)
+
+
+def family_of(pipeline: DiffusionPipeline) -> Family:
+    """The family of a pipeline. Raises ValueError, with the reason, for one that is no velocity field or not known."""
+    name, scheduler = type(pipeline).__name__, getattr(pipeline, "scheduler", None)
+    if getattr(pipeline, "unet", None) is not None:
+        raise ValueError(f"{name} has a UNet, which predicts noise and no velocity; take a rectified-flow pipeline")
+    if not _matches_flows(scheduler):
+        raise ValueError(
+            f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise and not of a "
+            "rectified flow's velocity; take a rectified-flow pipeline, or give it a FlowMatchEulerDiscreteScheduler"
+        )
+    if getattr(pipeline.transformer.config, "guidance_embeds", False):
+        raise ValueError(
+            f"{name} has its guidance distilled into the transformer and so no null branch to compare a prompt with; "
+            "take a pipeline that is guided by a negative prompt"
+        )
+    for family in FAMILIES:
+        if isinstance(pipeline, family.pipeline_class):
+            return family
+    known = " and ".join(family.pipeline_class.__name__ for family in FAMILIES)
+    raise ValueError(
+        f"{name} is of no family that is known, which are {known}; a new one takes about 30 lines, see auraflow.py"
+    )
+
+
+def _matches_flows(scheduler: object) -> bool:
+    """Whether a scheduler expects a rectified flow's velocity: by its prediction type, or by its name if it has
+    none."""
+    prediction = getattr(getattr(scheduler, "config", None), "prediction_type", None)
+    if prediction is not None:
+        return prediction == "flow_prediction"
+    return type(scheduler).__name__.startswith("FlowMatch")

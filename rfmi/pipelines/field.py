@@ -1,0 +1,169 @@
+"""A diffusers pipeline as a velocity field over its scaled latents.
+
+With sigma = 1 - t and the transformer's prediction v = E[eps - x | x_t, prompt], the field is
+
+    u(x_t, t | label) = -v(x_t, 1 - t, prompts[label]),        u(x_t, t) = -v(x_t, 1 - t, negative prompt),
+
+and Euler's rule along it is diffusers' own step: x + (t' - t) u = x + (sigma' - sigma) v. A seed gives the noise that
+the pipeline draws from it, so that both reach the same image.
+
+The transformer computes in its own dtype, and x_t keeps the caller's, float32 from noise to image, as does time.
+Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prompts' embeddings, so the own call of a
+bfloat16 pipeline rounds them at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from rfmi.pipelines.families import family_of
+from rfmi.pipelines.interface import Conditioning
+from rfmi.pipelines.latents import decode_latents, encode_images, latent_shape, scheduler_times
+from rfmi.pipelines.micro_batches import MicroBatches
+
+PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
+
+
+class PipelineField:
+    """The velocity field of a pipeline for a list of prompts; a condition is a prompt's number in it.
+
+    pipeline: of a family that `family_of` knows; prompts: encoded here, each once however often it is listed;
+    negative_prompt: the null condition; height, width: in pixels, the pipeline's own by default; device: where to move
+    the pipeline, None to leave it where it is; micro_batch: most rows in one forward pass, None for as many as are
+    asked for, halved for good whenever memory runs out; conditioning: embeddings made before, one row a prompt and the
+    negative prompt's last, as the attribute of that name gives them.
+
+    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w). Gradients flow
+    through velocities, not through encoding and decoding. Raises ValueError for a pipeline that is no velocity field,
+    for no prompts or an empty one, a size that the pipeline cannot draw, and conditioning of another number of prompts.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        prompts: Sequence[str],
+        *,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        device: torch.device | str | None = None,
+        micro_batch: int | None = None,
+        conditioning: Conditioning | None = None,
+    ) -> None:
+        self.family = family_of(pipeline)
+        if isinstance(prompts, str) or len(prompts) == 0:
+            raise ValueError(f"prompts is {prompts!r}; give a list of at least one prompt")
+        if not all(prompt.strip() for prompt in prompts):
+            raise ValueError("a prompt is empty, which is the null condition itself; say what to draw")
+        self.pipeline = pipeline if device is None else pipeline.to(device)
+        self.prompts, self.negative_prompt = tuple(prompts), negative_prompt
+        self.shape = latent_shape(pipeline, height, width)
+        self.evaluations = 0
+        self._rows, self._images = MicroBatches(micro_batch), MicroBatches(IMAGES_AT_ONCE)
+        texts = [*self.prompts, negative_prompt]
+        if conditioning is None:
+            row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+            rows, conditioning = [row_of_text[text] for text in texts], self._encode_prompts(list(row_of_text))
+        elif len(conditioning) == len(texts):
+            rows = list(range(len(texts)))
+        else:
+            raise ValueError(
+                f"conditioning has {len(conditioning)} rows for {len(prompts)} prompts; give one row for each, in "
+                "order, and the negative prompt's last"
+            )
+        self._row_of_label, self._distinct = torch.tensor(rows), conditioning.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pipeline computes."""
+        return self.pipeline._execution_device
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Most rows in one forward pass, as memory allowed so far; None where it set no limit yet."""
+        return self._rows.size
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """One row a prompt, in order, and the negative prompt's last."""
+        return self._distinct.rows(self._row_of_label)
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """u (B, C, h, w) at x_t (B, C, h, w) and t (B,), for labels (B,), or None for the negative prompt."""
+        return self.velocities(x_t, t, [condition])[0]
+
+    def both(self, x_t: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """(u(x_t, t | label), u(x_t, t)), from one batched forward pass of 2 B rows."""
+        u_conditional, u_null = self.velocities(x_t, t, [labels, None])
+        return u_conditional, u_null
+
+    def velocities(self, x_t: Tensor, t: Tensor, branches: Sequence[Tensor | None]) -> list[Tensor]:
+        """u(x_t, t | branch) for every branch, from one batched forward pass of len(branches) B rows.
+
+        x_t: (B, C, h, w); t: (B,) in [0, 1]; branches: labels (B,), or None for the negative prompt, so that a prompt
+        may be held against other prompts as well as against the null. Each u has the shape, dtype and device of x_t.
+        Raises ValueError for other shapes and labels, MemoryError where memory runs out at a single row.
+        """
+        if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
+            sides = ", ".join(map(str, self.shape))
+            raise ValueError(f"x_t is {tuple(x_t.shape)} and t {tuple(t.shape)}; give x_t (B, {sides}) and t (B,)")
+        transformer, device, dtype = self.pipeline.transformer, self.device, self.pipeline.transformer.dtype
+        index = torch.cat([self._rows_of(labels, len(x_t)) for labels in branches])
+        sigma = (1 - t.to(torch.promote_types(t.dtype, torch.float32))).to(device, torch.float32)
+        x_t, sigma = x_t.repeat(len(branches), 1, 1, 1), sigma.repeat(len(branches))
+
+        def velocity(part: slice) -> Tensor:
+            conditioning = self._distinct.rows(index[part]).to(device, dtype)
+            return -self.family.velocity(transformer, x_t[part].to(device, dtype), sigma[part], conditioning).to(x_t)
+
+        found = torch.cat(self._rows(velocity, len(index)))
+        self.evaluations += len(index)
+        return list(found.chunk(len(branches)))
+
+    def times(self, steps: int) -> Tensor:
+        """The grid t = 1 - sigma (steps + 1,), float64, of the pipeline's own scheduler at this size of image."""
+        return scheduler_times(self.pipeline, self.shape, steps)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """x_0 (n, C, h, w), float32: row i is where `pipeline(prompt, generator=generator)` starts for a CPU generator
+        with seeds[i]. It is drawn in the dtype of the embeddings, as there: another dtype draws another noise.
+        """
+        channels, *sides = self.shape
+        height, width = (side * self.pipeline.vae_scale_factor for side in sides)
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        return self.pipeline.prepare_latents(
+            len(generators), channels, height, width, self._distinct.dtype, self.device, generators
+        ).float()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled latents (n, C, h, w), float32, of images (n, 3, height, width) in [0, 1]; ValueError for others."""
+        return encode_images(self.pipeline, images, self.shape, self._images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w)."""
+        return decode_latents(self.pipeline, latents, self.shape, self._images)
+
+    @torch.no_grad()
+    def _encode_prompts(self, texts: list[str]) -> Conditioning:
+        batches = MicroBatches(PROMPTS_AT_ONCE)
+        return Conditioning.cat(
+            batches(lambda part: self.family.encode_prompts(self.pipeline, texts[part]), len(texts))
+        )
+
+    def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
+        """Which rows (n,) of the distinct conditioning n labels name, None the negative prompt's."""
+        if labels is None:
+            return self._row_of_label[-1:].expand(n)
+        labels = torch.as_tensor(labels).cpu()
+        if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give {n} integers, one a row")
+        if labels.min() < 0 or labels.max() >= len(self.prompts):
+            raise ValueError(
+                f"labels run from {labels.min()} to {labels.max()}, but the {len(self.prompts)} prompts are numbered "
+                "from 0"
+            )
+        return self._row_of_label[labels.long()]

@@ -1,0 +1,63 @@
+"""What a family of pipelines must say of itself, and nothing else is known of it.
+
+Diffusers' rectified flows run from noise at sigma = 1 to data at sigma = 0, x_t = (1 - sigma) x + sigma eps, and
+predict v = E[eps - x | x_t, prompt]. In the convention of `rfmi.fields`, sigma = 1 - t and v = -u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the transformer is told of n prompts: tensors (n, *) by the names of its arguments."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of its first floating tensor."""
+        return next(tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point())
+
+    def rows(self, index: Tensor) -> Conditioning:
+        """The rows `index` (m,), in that order, as often as they are named."""
+        return Conditioning({name: tensor[index.to(tensor.device)] for name, tensor in self.tensors.items()})
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+        """On `device`, floating tensors as `dtype`; None leaves either as it is."""
+        return Conditioning(
+            {
+                name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+                for name, tensor in self.tensors.items()
+            }
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all parts, in order."""
+        return cls({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of pipelines that differ in their weights alone.
+
+    pipeline_class: instances are of the family. encode_prompts(pipeline, prompts, max_sequence_length=None): one row a
+    prompt, by the pipeline's own `encode_prompt`; None for the pipeline's usual length. velocity(transformer, x_t,
+    sigma, conditioning): v = eps - x as predicted, the shape of x_t (B, C, h, w), sigma (B,) in [0, 1] as float32.
+    lora_targets: the attention projections, by the ends of their names.
+    """
+
+    pipeline_class: type[DiffusionPipeline]
+    encode_prompts: Callable[..., Conditioning]
+    velocity: Callable[[torch.nn.Module, Tensor, Tensor, Conditioning], Tensor]
+    lora_targets: tuple[str, ...]

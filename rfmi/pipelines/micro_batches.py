@@ -1,0 +1,49 @@
+"""Rows in parts that fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+
+Part = TypeVar("Part")
+COMPLAINTS = ("out of memory", "can't allocate memory", "not enough memory")  # of accelerators, Linux and Windows
+
+
+class MicroBatches:
+    """Calls a function on parts of n rows: at most `size` at once, halved and kept whenever memory runs out.
+
+    size: None for no limit yet.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"a micro-batch of {size} rows was asked for; give at least 1, or None for all at once")
+        self.size = size
+
+    def __call__(self, function: Callable[[slice], Part], n: int) -> list[Part]:
+        """function(part) for consecutive slices of range(n), in order. Raises MemoryError where one row does not
+        fit."""
+        found, start = [], 0
+        while start < n:
+            part = slice(start, min(n, start + (self.size or n)))
+            try:
+                found.append(function(part))
+                start = part.stop
+                continue
+            except RuntimeError as error:
+                if not _is_complaint(error):
+                    raise
+                if part.stop - start == 1:
+                    raise MemoryError(
+                        "memory runs out at a single row; take smaller images, a smaller dtype or a larger device"
+                    ) from error
+            self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
+            clear_device_cache(garbage_collection=True)
+        return found
+
+
+def _is_complaint(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in COMPLAINTS)

@@ -1,0 +1,172 @@
+"""Scores without a trajectory, against closed forms and the estimators, and as functions of image, prompt and seed."""
+
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+import rfmi
+from rfmi.closed_form import GaussianMixtureField
+from rfmi.estimators import monte_carlo_forms
+from rfmi.pipelines import PipelineField
+from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
+from rfmi.scoring.other_prompts import nearest_prompts
+from rfmi.times import StratifiedTimes
+
+
+class Mixture:
+    """A closed-form field with labels, as a PipelineField is called; `evaluations` counts its rows."""
+
+    def __init__(self):
+        means = torch.tensor([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]], dtype=torch.float64)
+        spread = torch.eye(2, dtype=torch.float64).expand(3, 2, 2) * torch.tensor([0.3, 0.5, 0.4])[:, None, None]
+        self.field, self.evaluations = GaussianMixtureField(means, spread), 0
+
+    def velocities(self, x_t, t, branches):
+        self.evaluations += len(x_t) * len(branches)
+        return [self.field(x_t, t, labels) for labels in branches]
+
+
+@pytest.fixture
+def mixture():
+    return Mixture()
+
+
+@pytest.fixture
+def pairs(mixture):
+    return mixture.field.sample(40, torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def test_exact_re_noising_is_the_point_wise_information(mixture, pairs):
+    x, labels = pairs
+    found = re_noising_scores(mixture, x, labels, Method("re_noising", nodes=24, noises=400), seed=0)
+    truth = mixture.field.pointwise(x, labels)
+    assert torch.corrcoef(torch.stack([found.values, truth]))[0, 1] > 0.99
+    assert ((found.values - truth).abs() < 5 * found.standard_errors + 0.02).all()
+    assert found.evaluations == 40 * 24 * 400 * 2
+
+
+@pytest.mark.parametrize("form", ["squared", "inner_product", "re_noising", "residual"])
+def test_exact_forms_have_the_mean_of_the_estimators(mixture, form):
+    x, labels = mixture.field.sample(2000, torch.Generator().manual_seed(1))
+    found = re_noising_scores(mixture, x, labels, Method(form, nodes=12, noises=8), seed=0, batch=500)
+    times = StratifiedTimes.uniform(12)
+    forms = monte_carlo_forms(
+        mixture.field, x, labels, times=times, generator=torch.Generator().manual_seed(2), noises=8
+    )
+    expected = getattr(forms, form)
+    assert float(found.values.mean()) == pytest.approx(expected.value, abs=6 * expected.standard_error + 0.03)
+
+
+def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
+    x, labels = pairs
+    levels = (0.9, 0.6)
+    both = re_noising_scores(mixture, x, labels, Method("conditional_loss", levels, noises=2, against="nothing"), seed=3)
+    noise = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(3)).double()
+    expected = torch.zeros(40, dtype=torch.float64)
+    for j, sigma in enumerate(levels):
+        for eps in noise[j]:
+            t = torch.full((40,), 1 - sigma, dtype=torch.float64)
+            u = mixture.field((1 - sigma) * x + sigma * eps, t, labels)
+            expected -= (x - eps - u).square().sum(1) / 4
+    torch.testing.assert_close(both.values, expected)
+
+
+def test_against_prompts_is_the_mean_of_their_errors_less_its_own(mixture, pairs):
+    x, labels = pairs
+    others = torch.stack([(labels + 1) % 3, (labels + 2) % 3], 1)
+    method = Method("re_noising", (0.8,), noises=2, against="prompts")
+    found = re_noising_scores(mixture, x, labels, method, seed=0, others=others)
+    own, *rest = (
+        re_noising_scores(mixture, x, each, Method("conditional_loss", (0.8,), noises=2, against="nothing"), seed=0)
+        for each in (labels, *others.unbind(1))
+    )
+    torch.testing.assert_close(found.values, own.values - (rest[0].values + rest[1].values) / 2)
+    with pytest.raises(ValueError, match="asks for 'prompts'"):
+        re_noising_scores(mixture, x, labels, method, seed=0)
+
+
+def test_a_score_does_not_depend_on_what_is_scored_beside_it(mixture, pairs):
+    x, labels = pairs
+    method = METHODS["re_noising"]
+    together = re_noising_scores(mixture, x, labels, method, seed=5, batch=7)
+    alone = re_noising_scores(mixture, x[11:12], labels[11:12], method, seed=5)
+    torch.testing.assert_close(together.values[11:12], alone.values)
+    assert not torch.allclose(
+        together.values, re_noising_scores(mixture, x, labels, method, seed=6).values, rtol=1e-3
+    )
+
+
+def test_standard_errors_are_those_of_the_noise(mixture, pairs):
+    x, labels = pairs[0][:1], pairs[1][:1]
+    method = Method("re_noising", (0.5, 0.8), noises=16)
+    found = [re_noising_scores(mixture, x, labels, method, seed=seed) for seed in range(200)]
+    spread = torch.cat([each.values for each in found]).std()
+    assert torch.cat([each.standard_errors for each in found]).mean() == pytest.approx(float(spread), rel=0.2)
+    single = re_noising_scores(mixture, x, labels, Method("re_noising", (0.5,), noises=1), seed=0)
+    assert bool(single.standard_errors.isnan().all()) and bool(single.values.isfinite().all())
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_costs_what_it_says(name, mixture, pairs):
+    x, labels = pairs
+    method = METHODS[name]
+    others = ((labels + 1) % 3)[:, None] if method.against == "prompts" else None
+    found = re_noising_scores(mixture, x, labels, method, seed=0, others=others)
+    assert found.evaluations == len(x) * method.evaluations
+    assert bool(found.values.isfinite().all())
+
+
+def test_score_of_a_pipeline_is_that_of_its_field(pipeline, images):
+    texts = ["a red circle", "two blue squares", "a red circle"]
+    found = score(pipeline, images, texts, method="re_noising_high_noise", seed=4)
+    field = PipelineField(pipeline, texts)
+    expected = re_noising_scores(
+        field, field.encode(images), torch.arange(3), METHODS["re_noising_high_noise"], seed=4
+    )
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-3)
+    assert found.evaluations == expected.evaluations
+
+
+def test_change_of_variables_scores_an_image(pipeline, images):
+    found = score(pipeline, images[:1], ["a red circle"], method="change_of_variables", seed=0)
+    again = score(pipeline, images[:1], ["a red circle"], method="change_of_variables", seed=0)
+    assert bool(found.values.isfinite().all()) and torch.equal(found.values, again.values)
+
+
+def test_nearest_prompts_are_others_and_near(pipeline):
+    texts = ["a red circle", "a red square", "three small green stars", "a blue circle"]
+    near = nearest_prompts(PipelineField(pipeline, texts), k=1)
+    assert near.shape == (4, 1) and all(int(row) != i for i, row in enumerate(near))
+    assert int(near[0]) in (1, 3) and int(near[1]) in (0, 3)
+    with pytest.raises(ValueError, match="fewer|have no 2 others"):
+        nearest_prompts(PipelineField(pipeline, texts[:2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "best"}, "there is no score 'best'"),
+        ({"method": PATH_METHODS[0]}, "scores a trajectory"),
+        ({"prompts": ["a red circle"]}, "3 images and 1 prompts"),
+        ({"images": torch.full((3, 3, 64, 64), 2.0)}, r"outside \[0, 1\]"),
+        ({"images": torch.zeros(3, 3, 60, 64)}, "multiples"),
+    ],
+)
+def test_bad_input_is_named_in_one_sentence(pipeline, images, change, words):
+    arguments = {"images": images, "prompts": ["a red circle"] * 3, "method": "re_noising"} | change
+    with pytest.raises(ValueError, match=words):
+        score(pipeline, arguments.pop("images"), arguments.pop("prompts"), **arguments)
+
+
+def test_names_are_known():
+    assert method_named("re_noising") is METHODS["re_noising"]

@@ -1,0 +1,175 @@
+"""Selection: what is kept is best by the score, candidates are the pipeline's own images, and nothing is lost."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from PIL import Image
+
+import rfmi
+from rfmi.path_scores import path_scores
+from rfmi.pipelines import PipelineField
+from rfmi.scoring import score
+from rfmi.selection import Pruning, candidates, read_selection, select, selecting
+from rfmi.selection.folder import fingerprint, unit_path
+
+TEXTS = ["a red circle", "two blue squares"]
+SMALL = {"candidates": 3, "keep": 1, "steps": 3, "guidance": 2.0, "seed": 5}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+
+
+@pytest.fixture(scope="module")
+def whole(pipeline, tmp_path_factory):
+    return select(pipeline, TEXTS, output=tmp_path_factory.mktemp("whole"), method="re_noising_high_noise", **SMALL)
+
+
+def image_of(selection, row):
+    pixels = np.array(Image.open(selection.folder / "images" / f"{row.prompt_id:05d}_{row.seed:05d}.png"))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def kept_rows(selection):
+    return selection.candidates[selection.candidates["rank"].notna()].sort_values(["prompt_id", "rank"])
+
+
+def test_a_candidate_is_the_pipelines_image_of_its_seed(pipeline, whole):
+    for row in kept_rows(whole).itertuples():
+        expected = pipeline(
+            row.prompt, generator=torch.Generator().manual_seed(row.seed), guidance_scale=2.0, num_inference_steps=3,
+            max_sequence_length=1, output_type="pt",
+        ).images[0]  # fmt: skip
+        assert (image_of(whole, row) - expected).abs().max() < 0.01
+
+
+def test_the_best_by_the_score_are_kept(whole):
+    for _, part in whole.candidates.groupby("prompt_id"):
+        assert part.score.idxmax() == part["rank"].idxmin()
+        assert sorted(part.fate) == ["kept", "scored", "scored"]
+    assert whole.candidates.seed.tolist() == [5, 6, 7] * 2
+
+
+def test_the_score_in_the_table_is_that_of_the_image(pipeline, whole):
+    rows = kept_rows(whole)
+    images = torch.stack([image_of(whole, row) for row in rows.itertuples()])
+    again = score(pipeline, images, list(rows.prompt), method="re_noising_high_noise", seed=5)
+    field = PipelineField(pipeline, TEXTS)
+    assert torch.allclose(field.encode(images), whole.latents, atol=0.6)  # there and back through the autoencoder
+    spread = rows.score.abs().to_numpy() + 20
+    assert (np.abs(again.values.numpy() - rows.score.to_numpy()) < spread).all()
+
+
+def test_path_scores_in_the_table_are_those_of_the_trajectory(pipeline, whole):
+    field = PipelineField(pipeline, TEXTS)
+    expected = path_scores(
+        field, field.noise([5, 6, 7]), torch.tensor([1, 1, 1]), times=field.times(3), guidance=2.0
+    )
+    part = whole.candidates[whole.candidates.prompt_id == 1]
+    for name, values in (("path", expected.path), ("guided_path", expected.guided_path)):
+        np.testing.assert_allclose(part[name], values.numpy(), rtol=1e-3, atol=1e-2)
+
+
+def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_path):
+    assert set(whole.candidates.evaluations) == {2 * 3 + 36}
+    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=2, finalists=1), **SMALL)
+    cheap = 2 * 2 + Pruning().method.evaluations
+    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 36]
+    dropped = pruned.candidates[pruned.candidates.fate == "dropped as a draft"]
+    assert len(dropped) == 2 and dropped.score.isna().all() and dropped.draft_score.notna().all()
+    assert dropped.draft_score.max() <= pruned.candidates.draft_score.max()
+
+
+def test_with_every_draft_a_finalist_pruning_changes_no_choice(pipeline, whole, tmp_path):
+    pruned = select(
+        pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=2, finalists=3), method="re_noising_high_noise", **SMALL
+    )
+    assert kept_rows(pruned).seed.tolist() == kept_rows(whole).seed.tolist()
+    np.testing.assert_allclose(pruned.candidates.score, whole.candidates.score, rtol=1e-4, atol=1e-2)
+
+
+def test_the_folder_is_what_its_readers_expect(whole):
+    lines = [json.loads(line) for line in (whole.folder / "images" / "metadata.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == TEXTS
+    assert all((whole.folder / "images" / line["file_name"]).is_file() for line in lines)
+    assert not any(text in str(path) for path in whole.folder.rglob("*") for text in TEXTS)
+    assert whole.latents.shape == (2, 6, 8, 8) and whole.prompt_id.tolist() == [0, 1]
+    assert len(whole.conditioning) == len(TEXTS) + 1
+    pd.testing.assert_frame_equal(read_selection(whole.folder).candidates, whole.candidates)
+
+
+def test_a_killed_run_goes_on_at_the_next_prompt(pipeline, whole, tmp_path, monkeypatch):
+    calls = []
+
+    def dies_at_the_second(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return candidates.draw_candidates(*arguments)
+
+    monkeypatch.setattr(selecting, "draw_candidates", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        select(pipeline, TEXTS, output=tmp_path, method="re_noising_high_noise", **SMALL)
+    assert unit_path(tmp_path, 0).exists() and not unit_path(tmp_path, 1).exists()
+    with pytest.raises(FileNotFoundError, match="no finished selection"):
+        read_selection(tmp_path)
+    monkeypatch.undo()
+    again = select(pipeline, TEXTS, output=tmp_path, method="re_noising_high_noise", **SMALL)
+    pd.testing.assert_frame_equal(again.candidates, whole.candidates)
+    assert torch.equal(again.latents, whole.latents)
+
+
+def test_a_path_score_can_choose(pipeline, tmp_path):
+    found = select(pipeline, TEXTS[:1], output=tmp_path, method="path", **SMALL)
+    assert found.candidates.score.equals(found.candidates.path) and found.candidates.standard_error.isna().all()
+
+
+def test_a_lost_image_is_noticed(pipeline, tmp_path):
+    found = select(pipeline, TEXTS[:1], output=tmp_path, method="path", **SMALL)
+    next((found.folder / "images").glob("*.png")).unlink()
+    with pytest.raises(FileNotFoundError, match="has lost the image"):
+        read_selection(tmp_path)
+
+
+def test_another_selection_is_not_mixed_in(pipeline, whole):
+    with pytest.raises(ValueError, match="another candidates, seed"):
+        select(pipeline, TEXTS, output=whole.folder, **(SMALL | {"seed": 6, "candidates": 4}))
+
+
+def test_other_weights_have_another_fingerprint(pipeline):
+    before = fingerprint(pipeline.transformer)
+    weight = next(pipeline.transformer.parameters())
+    with torch.no_grad():
+        weight.view(-1)[0] += 1
+        changed = fingerprint(pipeline.transformer)
+        weight.view(-1)[0] -= 1
+    assert changed != before == fingerprint(pipeline.transformer)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keep": 4}, "cannot be kept"),
+        ({"keep": 0}, "cannot be kept"),
+        ({"method": "best"}, "there is no score"),
+        ({"prompts": []}, "at least one prompt"),
+        ({"prompts": "a red circle"}, "at least one prompt"),
+        ({"prompts": [*TEXTS, TEXTS[0]]}, "listed 2 times"),
+        ({"prompts": ["a red dragon"]}, "does not know"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):
+    arguments = {"prompts": TEXTS} | SMALL | change
+    with pytest.raises(ValueError, match=words):
+        select(pipeline, arguments.pop("prompts"), output=tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_bad_pruning():
+    with pytest.raises(ValueError, match="at least 2 steps and 1 finalist"):
+        Pruning(steps=1)
