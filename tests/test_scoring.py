@@ -70,7 +70,8 @@ def test_exact_forms_have_the_mean_of_the_estimators(mixture, form):
 def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
     x, labels = pairs
     levels = (0.9, 0.6)
-    both = re_noising_scores(mixture, x, labels, Method("conditional_loss", levels, noises=2, against="nothing"), seed=3)
+    method = Method("conditional_loss", levels, noises=2, against="nothing")
+    found = re_noising_scores(mixture, x, labels, method, seed=3)
     noise = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(3)).double()
     expected = torch.zeros(40, dtype=torch.float64)
     for j, sigma in enumerate(levels):
@@ -78,7 +79,7 @@ def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
             t = torch.full((40,), 1 - sigma, dtype=torch.float64)
             u = mixture.field((1 - sigma) * x + sigma * eps, t, labels)
             expected -= (x - eps - u).square().sum(1) / 4
-    torch.testing.assert_close(both.values, expected)
+    torch.testing.assert_close(found.values, expected)
 
 
 def test_against_prompts_is_the_mean_of_their_errors_less_its_own(mixture, pairs):

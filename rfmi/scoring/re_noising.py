@@ -18,7 +18,7 @@ on what is scored beside it, and what the noise adds to all candidates of a prom
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor
 from rfmi.pipelines import PipelineField
 from rfmi.scoring.methods import Method
 
+NULL = "null"
 Form = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
 
 
@@ -57,7 +58,6 @@ FORMS: dict[str, Form] = {
 }
 
 
-@torch.no_grad()
 def re_noising_scores(
     field: PipelineField,
     x: Tensor,
@@ -71,34 +71,60 @@ def re_noising_scores(
     """The scores of samples x (n, *) for the prompts `labels` (n,), by a method that needs no trajectory.
 
     others: (n, k) labels of the prompts held against, for a method that asks for them. batch: samples at once; it
-    changes nothing but the time. Raises ValueError where such prompts are asked for and not given.
+    changes nothing but the time. Raises ValueError where such prompts are asked for and not given, or the reverse.
     """
     if (method.against == "prompts") != (others is not None):
         raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
     times, weights = method.times_and_weights()
-    form, generator = FORMS[method.form], torch.Generator().manual_seed(seed)
-    noise = torch.randn(len(times), method.noises, *x.shape[1:], generator=generator).to(x)
-    before, parts = field.evaluations, []
+    before = field.evaluations
+    held_against = None if method.against == "nothing" else others if others is not None else NULL
+    found = re_noising_draws(
+        field, x, labels, [method.form], times=times, noises=method.noises, seed=seed, against=held_against, batch=batch
+    )
+    return weighted(found[method.form], weights, field.evaluations - before)
+
+
+@torch.no_grad()
+def re_noising_draws(
+    field: PipelineField,
+    x: Tensor,
+    labels: Tensor,
+    forms: Sequence[str],
+    *,
+    times: Tensor,
+    noises: int,
+    seed: int,
+    against: Tensor | str | None = NULL,
+    batch: int = 16,
+) -> dict[str, Tensor]:
+    """f (n, levels, noises) of several forms, from the same velocities.
+
+    against: NULL, (n, k) labels of other prompts, or None for the conditional branch alone.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(times), noises, *x.shape[1:], generator=generator).to(x)
+    parts = []
     for part in torch.arange(len(x)).split(batch):
         branches = [labels[part]]
-        branches += list(others[part].unbind(1)) if others is not None else [None] * (method.against == "null")
-        found = x.new_zeros(len(part), *noise.shape[:2], dtype=torch.float64)
+        if isinstance(against, Tensor):
+            branches += list(against[part].unbind(1))
+        elif against is not None:
+            branches.append(None)
+        found = x.new_zeros(len(forms), len(part), *noise.shape[:2], dtype=torch.float64)
         for j, t in enumerate(times):
             for k, eps in enumerate(noise[j]):
                 x_t = (1 - t) * eps + t * x[part]
-                u_c, *rest = field.velocities(x_t, t.expand(len(part)), branches)
-                found[:, j, k] = form(*_doubled(x[part] - eps, u_c, rest))
+                u_c, *rest = (u.double() for u in field.velocities(x_t, t.expand(len(part)), branches))
+                v = (x[part] - eps).double()
+                for i, form in enumerate(forms):
+                    found[i, :, j, k] = FORMS[form](v, u_c, rest)
         parts.append(found)
-    return _weighted(torch.cat(parts), weights.to(x.device), field.evaluations - before)
+    return dict(zip(forms, torch.cat(parts, 1), strict=True))
 
 
-def _doubled(v: Tensor, u_c: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-    return v.double(), u_c.double(), [u.double() for u in others]
-
-
-def _weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
-    """Scores from f (n, levels, noises)."""
-    noises = found.shape[2]
+def weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
+    """Scores from f (n, levels, noises) and the weight of every level."""
+    noises, weights = found.shape[2], weights.to(found.device)
     spread = found.var(2) if noises > 1 else torch.full_like(found[:, :, 0], torch.nan)
     error = (spread / noises * weights.square()).sum(1).sqrt()
     return Scores((found.mean(2) * weights).sum(1), error, evaluations)

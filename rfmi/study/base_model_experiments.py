@@ -8,6 +8,7 @@ from functools import cache
 
 import torch
 from diffusers import StableDiffusion3Pipeline
+from diffusers.utils import logging
 from torch import Tensor
 from transformers import CLIPModel
 
@@ -25,6 +26,7 @@ DRAWN = 16  # images a batch; one size throughout, since a compiled transformer 
 @cache
 def loaded_pipeline(device: str = "cpu", compiled: bool = False) -> StableDiffusion3Pipeline:
     """The shipped pipeline; `compiled` needs a C++ compiler, takes a minute the first time, and draws faster."""
+    logging.disable_progress_bar()
     pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
     if compiled:
         pipeline.transformer.compile(dynamic=False)

@@ -1,0 +1,139 @@
+"""The units of work of the notebook on scores: candidates of validation prompts, judged, with every score of each."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from rfmi.base_model.clip import clip_score, load_clip
+from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
+from rfmi.path_scores import path_scores
+from rfmi.pipelines import PipelineField
+from rfmi.scenes import prompts
+from rfmi.scenes.judging import judge
+from rfmi.scoring import METHODS, PATH_METHODS
+from rfmi.scoring.methods import EVEN
+from rfmi.scoring.other_prompts import nearest_prompts
+from rfmi.scoring.re_noising import NULL, re_noising_draws, weighted
+from rfmi.selection.candidates import Recipe, draw_candidates
+from rfmi.selection.pruning import Pruning
+from rfmi.study.base_model_experiments import loaded_pipeline, spread
+from rfmi.study.cache import Cache, code_version, digest
+from rfmi.study.scoring_cost import overhead_of_scoring
+
+BATCH = 16  # candidates at once; one size throughout, since a compiled transformer is compiled for each
+LEVEL_FORMS = ("re_noising", "squared", "inner_product", "conditional_loss")
+
+
+def scoring_cache() -> Cache:
+    """The units' cache: its key names the code they depend on and the shipped weights."""
+    weights = digest([(folder / CHECKSUMS).read_text(encoding="utf-8") for folder in (base_pipeline(), base_clip())])
+    modules = ("rfmi.pipelines", "rfmi.scoring", "rfmi.selection", "rfmi.path_scores", "rfmi.scenes")
+    return Cache(code_version=f"{code_version(*modules, 'rfmi.study.scoring_experiments')} {weights[:16]}")
+
+
+@cache
+def validation_field(category: str, device: str, compiled: bool) -> PipelineField:
+    """The shipped pipeline's field over all validation prompts of a category, which are each other's neighbours."""
+    return PipelineField(loaded_pipeline(device, compiled), prompts(category, "val"))
+
+
+def candidates_unit(
+    category: str,
+    n_prompts: int,
+    candidates: int,
+    guidance: float,
+    steps: int,
+    methods: list[str],
+    seed: int,
+    device: str,
+    compiled: bool,
+) -> dict:
+    """`candidates` images of each of `n_prompts` validation prompts: judged, and scored by `methods`, along their path,
+    and by the shipped CLIP.
+
+    Returns columns, a number an image: prompt (its place in the list), candidate, aligned, judge, clip_score, one a
+    score, and one a form and noise level, named "form at sigma".
+    """
+    field = validation_field(category, device, compiled)
+    texts = spread(field.prompts, n_prompts)
+    labels = torch.tensor([field.prompts.index(text) for text in texts]).repeat_interleave(candidates)
+    noise = field.noise(range(seed, seed + candidates)).repeat(len(texts), 1, 1, 1)
+    times = field.times(steps)
+    drawn = [
+        path_scores(field, noise[part], labels[part], times=times, guidance=guidance)
+        for part in torch.arange(len(labels)).split(BATCH)
+    ]
+    x = torch.cat([part.samples for part in drawn])
+    images, wanted = field.decode(x), [field.prompts[label] for label in labels]
+    found = judge(images, wanted)
+    columns = {
+        "prompt": labels.tolist(),
+        "candidate": (torch.arange(len(labels)) % candidates).tolist(),
+        "aligned": found.aligned.astype(float).tolist(),
+        "judge": found.score.astype(float).tolist(),
+        "clip_score": clip_score(*load_clip(base_clip()), images, wanted),
+    }
+    for name, attribute in zip(PATH_METHODS, ("path", "guided_path", "squared"), strict=True):
+        columns[name] = torch.cat([getattr(part, attribute) for part in drawn])
+    return columns | method_columns(field, x, labels, methods, seed)
+
+
+def method_columns(field: PipelineField, x: Tensor, labels: Tensor, methods: list[str], seed: int) -> dict[str, Tensor]:
+    """Every method's scores, methods that look at the same draws together, and what each even noise level says."""
+    columns: dict[str, Tensor] = {}
+    near = nearest_prompts(field)
+    groups: dict[tuple, list[str]] = {}
+    for name in methods:
+        method = METHODS[name]
+        groups.setdefault((method.sigmas, method.nodes, method.noises, method.against == "prompts"), []).append(name)
+    for (sigmas, _, noises, others), names in groups.items():
+        times, weights = METHODS[names[0]].times_and_weights()
+        forms = sorted({METHODS[name].form for name in names} | (set(LEVEL_FORMS) if sigmas == EVEN else set()))
+        against = near[labels] if others else NULL
+        draws = re_noising_draws(field, x, labels, forms, times=times, noises=noises, seed=seed, against=against)
+        for name in names:
+            columns[name] = weighted(draws[METHODS[name].form], weights, 0).values
+        if sigmas == EVEN and not others:
+            for form in LEVEL_FORMS:
+                means = draws[form].mean(2)
+                columns |= {f"{form} at {sigma:g}": means[:, j] for j, sigma in enumerate(sigmas)}
+    return columns
+
+
+def pruning_unit(
+    category: str,
+    n_prompts: int,
+    candidates: int,
+    guidance: float,
+    steps: int,
+    method: str,
+    pruned: bool,
+    seed: int,
+    device: str,
+    compiled: bool,
+) -> list[dict]:
+    """The choice among `candidates` of each of `n_prompts` prompts, with pruning or without: prompt, chosen candidate,
+    network evaluations; and whether the judge finds the chosen image aligned.
+    """
+    field = validation_field(category, device, compiled)
+    recipe = Recipe(candidates, 1, METHODS[method], guidance, steps, seed, Pruning() if pruned else None)
+    rows, images = [], []
+    for text in spread(field.prompts, n_prompts):
+        label = field.prompts.index(text)
+        others = nearest_prompts(field)[label] if recipe.method.against == "prompts" else None
+        found = draw_candidates(field, label, recipe, others)
+        images.append(field.decode(found.latents))
+        evaluations = float(found.columns["evaluations"].sum())
+        rows.append({"category": category, "prompt": label, "chosen": found.kept[0], "evaluations": evaluations})
+    texts = [field.prompts[row["prompt"]] for row in rows]
+    aligned = judge(torch.cat(images), texts).aligned
+    return [row | {"aligned": float(held)} for row, held in zip(rows, aligned, strict=True)]
+
+
+def overhead_unit(candidates: int, steps: int, repeats: int, device: str) -> dict:
+    """What the scores along the path cost beside generation with guidance."""
+    field = PipelineField(loaded_pipeline(device), ["a red circle left of a blue square"])
+    return overhead_of_scoring(field, candidates=candidates, steps=steps, repeats=repeats)

@@ -1,0 +1,146 @@
+"""The tables of the notebook on scores, from the units' columns: how each score ranks the candidates of one prompt.
+
+Prompts are the independent units: quality is measured within a prompt, averaged over the prompts of a category and then
+over categories, with 95% bootstrap intervals that resample prompts within each category. The area under the curve is
+defined only where a prompt has candidates of both kinds, so it is averaged over all such prompts at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+
+from rfmi.ranking import bootstrap_mean
+from rfmi.study.base_model_tables import MEAN, RESAMPLES, mean_with_interval
+
+RANDOM, JUDGE = "random", "judge"
+
+
+def candidates_table(categories: Sequence[str], units: list[dict]) -> pd.DataFrame:
+    """One row a candidate."""
+    parts = [pd.DataFrame(unit).assign(category=name) for name, unit in zip(categories, units, strict=True)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def tops(table: pd.DataFrame, score: str, k: int = 1) -> dict[str, np.ndarray]:
+    """The aligned share of the k best candidates by `score`, one number a prompt, by category; `RANDOM` takes all,
+    `JUDGE` knows which are aligned.
+    """
+
+    def of_prompt(part: pd.DataFrame) -> float:
+        if score == RANDOM:
+            return part.aligned.mean()
+        return part.nlargest(k, "aligned" if score == JUDGE else score).aligned.mean()
+
+    return {
+        name: np.array([of_prompt(one) for _, one in part.groupby("prompt", sort=False)])
+        for name, part in table.groupby("category", sort=False)
+    }
+
+
+def areas(table: pd.DataFrame, score: str) -> np.ndarray:
+    """The area under the curve of aligned against misaligned candidates, one number a prompt that has both."""
+    found = [
+        roc_auc_score(part.aligned, part[score])
+        for _, part in table.groupby(["category", "prompt"], sort=False)
+        if 0 < part.aligned.mean() < 1
+    ]
+    return np.array(found)
+
+
+def ranking_table(table: pd.DataFrame, scores: Sequence[str], seed: int) -> pd.DataFrame:
+    """By score: area under the curve, alignment of the best one and of the best four, with intervals, and the share of
+    the way from random choice to the judge's.
+    """
+    rows = {}
+    for score in (RANDOM, *scores, JUDGE):
+        best = mean_with_interval(tops(table, score), seed).loc[MEAN]
+        row = {"top1": best.value, "top1_low": best.low, "top1_high": best.high}
+        row["top4"] = mean_with_interval(tops(table, score, 4), seed).value[MEAN]
+        if score not in (RANDOM, JUDGE):
+            area = bootstrap_mean(torch.tensor(areas(table, score)), seed)
+            row |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "auc_prompts": area.n}
+        rows[score] = row | share_of_ceiling(table, score, seed)
+    return pd.DataFrame(rows).T
+
+
+def share_of_ceiling(table: pd.DataFrame, score: str, seed: int) -> dict[str, float]:
+    """How far the choice by `score` is on the way from random choice to the judge's own, with its interval."""
+    random = np.random.default_rng(seed)
+    parts = [tops(table, name) for name in (RANDOM, score, JUDGE)]
+    means = np.zeros((3, RESAMPLES + 1))
+    for category in parts[0]:
+        n = len(parts[0][category])
+        chosen = np.vstack([np.arange(n), random.integers(n, size=(RESAMPLES, n))])
+        means += np.stack([part[category][chosen].mean(1) for part in parts])
+    share = (means[1] - means[0]) / (means[2] - means[0])
+    low, high = np.quantile(share[1:], [0.025, 0.975])
+    return {"share": share[0], "share_low": low, "share_high": high}
+
+
+def best_method(ranking: pd.DataFrame, methods: Sequence[str]) -> str:
+    """The method whose choice is aligned most often; of equals, the one with the larger area under the curve."""
+    return ranking.loc[list(methods)].sort_values(["top1", "auc"]).index[-1]
+
+
+def by_category(table: pd.DataFrame, scores: Sequence[str], seed: int) -> pd.DataFrame:
+    """Alignment of the best candidate by category and score: columns category, series, value, low, high."""
+    parts = [
+        mean_with_interval(tops(table, score), seed).assign(series=score).rename_axis("category").reset_index()
+        for score in scores
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def by_noise_level(table: pd.DataFrame, forms: Sequence[str], seed: int) -> pd.DataFrame:
+    """The area under the curve of what one noise level says alone: columns form, sigma, value, low, high."""
+    rows = []
+    for name in table.columns:
+        form, _, sigma = name.partition(" at ")
+        if form in forms and sigma:
+            area = bootstrap_mean(torch.tensor(areas(table, name)), seed)
+            rows.append({"form": form, "sigma": float(sigma)} | vars(area))
+    return pd.DataFrame(rows)
+
+
+def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[str, float]:
+    """Network evaluations of full over pruned selection, and the change of the chosen images' alignment with its
+    interval over prompts, paired.
+    """
+    change = {
+        name: (after.aligned - before.aligned).to_numpy()
+        for (name, after), (_, before) in zip(
+            pruned.groupby("category", sort=False), full.groupby("category", sort=False), strict=True
+        )
+    }
+    found = mean_with_interval(change, seed).loc[MEAN]
+    return {
+        "evaluations_ratio": full.evaluations.sum() / pruned.evaluations.sum(),
+        "alignment_change": found.value,
+        "alignment_change_low": found.low,
+        "alignment_change_high": found.high,
+        "prompts": int(found.n),
+    }
+
+
+def results(ranking: pd.DataFrame, best: str, pruned: dict, overhead: dict, settings: dict[str, Any]) -> dict[str, Any]:
+    """What goes into reports/results/scoring.json."""
+    published = ranking.rename(index={"path": "published_path"})
+    return {
+        "top1": published.top1.to_dict(),
+        "top1_interval": published[["top1_low", "top1_high"]].T.to_dict("list"),
+        "auc": published.auc.dropna().to_dict(),
+        "auc_interval": published[["auc_low", "auc_high"]].dropna().T.to_dict("list"),
+        "best_method": best,
+        "share_of_ceiling": ranking.share[best],
+        "share_of_ceiling_interval": [ranking.share_low[best], ranking.share_high[best]],
+        "pruned": pruned,
+        "scoring_overhead": overhead["median"],
+        "scoring_overhead_range": [overhead["least"], overhead["largest"]],
+        "settings": settings,
+    }
