@@ -3,7 +3,9 @@
 import json
 
 import pandas as pd
+import pytest
 
+from rfmi.scenes import CATEGORIES
 from rfmi.study.paths import data_folder, repository_root
 
 
@@ -26,6 +28,32 @@ def benchmark_rows():
             f"| {found['within_0.1'][n]:.0f} of {found['tasks'][n]} | {found['coverage'][n]:.0%} "
             f"| {found['median_width'][n]:.3f} |"
         )
+
+
+def base_model_rows():
+    found = results("base_model")
+    for name in (*CATEGORIES, "mean"):
+        low, high = found["alignment_interval"][name]
+        yield (
+            f"| {name} | {found['knowledge'][name]:.0%} | {found['alignment'][name]:.0%} ({low:.0%} to {high:.0%}) "
+            f"| {found['best'][name]:.0%} |"
+        )
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/base_model/README.md"])
+def test_base_model_table(page):
+    text = (repository_root() / page).read_text(encoding="utf-8")
+    assert [row for row in base_model_rows() if row not in text] == []
+
+
+def test_the_judge_and_the_speed():
+    found = results("base_model")
+    judge, speed = found["judge"], found["images_per_second"]
+    assert (
+        f"right on {judge['rendered']:.1%} of atoms of rendered scenes, {judge['reconstructed']:.1%} after the "
+        f"autoencoder, and catches {judge['changed']:.1%} of single changes"
+    ) in " ".join(readme().split())
+    assert f"{speed:.0f} images a second" in readme()
 
 
 def test_benchmark_table():

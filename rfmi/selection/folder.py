@@ -47,7 +47,7 @@ class Selection:
 
 
 def open_folder(folder: Path, settings: dict) -> None:
-    """Start the folder of a selection, or go on in one that was started with the same settings.
+    """Start a folder of results, or go on in one that was started with the same settings.
 
     Raises ValueError where it was started with others: they would be mixed.
     """
@@ -57,7 +57,7 @@ def open_folder(folder: Path, settings: dict) -> None:
         changed = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
         if changed:
             raise ValueError(
-                f"{folder} holds a selection with another {', '.join(changed)}; choose another folder, or remove it"
+                f"{folder} holds results with another {', '.join(changed)}; choose another folder, or remove it"
             )
     write_atomically(path, json.dumps(settings, indent=1) + "\n")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from rfmi.base_model.clip import clip_score, load_clip
 from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
 from rfmi.path_scores import path_scores
-from rfmi.pipelines import PipelineField
+from rfmi.pipelines import PipelineField, sample
 from rfmi.scenes import prompts
 from rfmi.scenes.judging import judge
 from rfmi.scoring import METHODS, PATH_METHODS
@@ -131,6 +132,26 @@ def pruning_unit(
     texts = [field.prompts[row["prompt"]] for row in rows]
     aligned = judge(torch.cat(images), texts).aligned
     return [row | {"aligned": float(held)} for row, held in zip(rows, aligned, strict=True)]
+
+
+def best_and_worst(
+    table: pd.DataFrame, score: str, per_category: int, guidance: float, steps: int, seed: int, device: str
+) -> tuple[Tensor, list[str], list[bool]]:
+    """(images, prompts, the judge's verdicts): in turn the best and the worst candidate by `score` of the first
+    prompts of each category that have candidates of both kinds.
+    """
+    images, texts, verdicts = [], [], []
+    for category, part in table.groupby("category", sort=False):
+        field = validation_field(category, device, False)
+        mixed = [one for _, one in part.groupby("prompt", sort=False) if 0 < one.aligned.mean() < 1][:per_category]
+        rows = [one.loc[place] for one in mixed for place in (one[score].idxmax(), one[score].idxmin())]
+        if rows:
+            labels = torch.tensor([int(row.prompt) for row in rows])
+            noise = field.noise([seed + int(row.candidate) for row in rows])
+            images.append(field.decode(sample(field, noise, labels, times=field.times(steps), guidance=guidance)))
+            texts += [field.prompts[label] for label in labels]
+            verdicts += [bool(row.aligned) for row in rows]
+    return torch.cat(images), texts, verdicts
 
 
 def overhead_unit(candidates: int, steps: int, repeats: int, device: str) -> dict:

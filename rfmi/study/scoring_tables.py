@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rfmi.ranking import bootstrap_mean
+from rfmi.ranking import Mean, bootstrap_mean
 from rfmi.study.base_model_tables import MEAN, RESAMPLES, mean_with_interval
 
 RANDOM, JUDGE = "random", "judge"
@@ -53,6 +53,12 @@ def areas(table: pd.DataFrame, score: str) -> np.ndarray:
     return np.array(found)
 
 
+def area_with_interval(table: pd.DataFrame, score: str, seed: int) -> Mean:
+    """The mean of `areas`; NaN where fewer than two prompts have candidates of both kinds."""
+    found = areas(table, score)
+    return bootstrap_mean(torch.tensor(found), seed) if len(found) > 1 else Mean(np.nan, np.nan, np.nan, len(found))
+
+
 def ranking_table(table: pd.DataFrame, scores: Sequence[str], seed: int) -> pd.DataFrame:
     """By score: area under the curve, alignment of the best one and of the best four, with intervals, and the share of
     the way from random choice to the judge's.
@@ -63,7 +69,7 @@ def ranking_table(table: pd.DataFrame, scores: Sequence[str], seed: int) -> pd.D
         row = {"top1": best.value, "top1_low": best.low, "top1_high": best.high}
         row["top4"] = mean_with_interval(tops(table, score, 4), seed).value[MEAN]
         if score not in (RANDOM, JUDGE):
-            area = bootstrap_mean(torch.tensor(areas(table, score)), seed)
+            area = area_with_interval(table, score, seed)
             row |= {"auc": area.value, "auc_low": area.low, "auc_high": area.high, "auc_prompts": area.n}
         rows[score] = row | share_of_ceiling(table, score, seed)
     return pd.DataFrame(rows).T
@@ -103,8 +109,7 @@ def by_noise_level(table: pd.DataFrame, forms: Sequence[str], seed: int) -> pd.D
     for name in table.columns:
         form, _, sigma = name.partition(" at ")
         if form in forms and sigma:
-            area = bootstrap_mean(torch.tensor(areas(table, name)), seed)
-            rows.append({"form": form, "sigma": float(sigma)} | vars(area))
+            rows.append({"form": form, "sigma": float(sigma)} | vars(area_with_interval(table, name, seed)))
     return pd.DataFrame(rows)
 
 

@@ -1,0 +1,111 @@
+"""Evaluation: the pipeline's own images judged, resumed by category, and compared prompt by prompt."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+import rfmi
+from rfmi.evaluation import Evaluation, compare, evaluate
+from rfmi.evaluation import evaluating as module
+
+PROMPTS = {"color": ["a red circle", "a blue square"], "shape": ["a green star"]}
+SMALL = {"images_per_prompt": 2, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+
+
+def means(images):
+    return images.flatten(1).mean(1, keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def found(pipeline, tmp_path_factory):
+    return evaluate(pipeline, PROMPTS, output=tmp_path_factory.mktemp("whole"), features=means, **SMALL)
+
+
+def test_the_images_are_the_pipelines_own_of_the_benchmarks_seeds(pipeline, found):
+    assert found.images.seed.tolist() == [42, 43] * 3
+    texts, seeds = found.images.prompt.tolist(), found.images.seed.tolist()
+    images = pipeline(
+        texts, prompt_3=[""] * 6, generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        guidance_scale=4.0, num_inference_steps=3, max_sequence_length=1, output_type="pt",
+    ).images  # fmt: skip
+    assert torch.allclose(found.features, means(images), atol=1e-3)
+    assert np.allclose(rfmi.judge(images, texts).score, found.images.score, atol=1e-6)
+
+
+def test_a_finished_category_is_not_drawn_again(pipeline, found, tmp_path, monkeypatch):
+    calls, original = [], module._drawn
+
+    def dies_at_the_second(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "_drawn", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(pipeline, PROMPTS, output=tmp_path, features=means, **SMALL)
+    again = evaluate(pipeline, PROMPTS, output=tmp_path, features=means, **SMALL)
+    assert len(calls) == 3
+    pd.testing.assert_frame_equal(again.images, found.images)
+
+
+def made_up(gain):
+    random = np.random.default_rng(0)
+    rows = [
+        {"category": c, "prompt": f"{c} {p}", "seed": s, "aligned": float(random.random() < 0.4 + gain), "score": 0.5}
+        for c in ("color", "shape") for p in range(100) for s in range(10)
+    ]  # fmt: skip
+    return Evaluation(pd.DataFrame(rows), None)
+
+
+def test_a_comparison_finds_the_gain_within_its_interval():
+    table = compare(made_up(0.0), made_up(0.1), seed=1)
+    assert table.low["mean"] < 0.1 < table.high["mean"] and table.low["mean"] > 0
+    assert table.n.tolist() == [100, 100, 200]
+    assert table.value["mean"] == pytest.approx((table.value["color"] + table.value["shape"]) / 2)
+
+
+def test_a_pipeline_against_itself_gains_nothing(found):
+    table = compare(found, found)
+    assert (table[["value", "low", "high"]] == 0).all(axis=None)
+
+
+def test_categories_weigh_alike_whatever_their_number_of_prompts(found):
+    by_category = found.by_category("score")
+    assert list(by_category.index) == list(PROMPTS)
+    assert by_category["color"] == pytest.approx(found.images.score[:4].mean())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompts": {}}, "at least one prompt"),
+        ({"prompts": {"color": []}}, "at least one prompt"),
+        ({"prompts": {"color": ["a red circle"] * 2}}, "more than once"),
+        ({"images_per_prompt": 0}, "at least one image"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):
+    arguments = {"prompts": PROMPTS} | SMALL | change
+    with pytest.raises(ValueError, match=words):
+        evaluate(pipeline, arguments.pop("prompts"), output=tmp_path / "new", **arguments)
+    assert not (tmp_path / "new").exists()
+
+
+def test_evaluations_of_other_prompts_are_not_compared(found):
+    other = Evaluation(found.images.assign(seed=0), None)
+    with pytest.raises(ValueError, match="other prompts or seeds"):
+        compare(found, other)
+
+
+def test_another_evaluation_is_not_mixed_in(pipeline, tmp_path):
+    evaluate(pipeline, {"shape": ["a green star"]}, output=tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="another guidance"):
+        evaluate(pipeline, {"shape": ["a green star"]}, output=tmp_path, guidance=1.0, **SMALL)
