@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    ModelMixin,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
@@ -25,19 +26,23 @@ def make_silent_t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:
     says in `short_padding` how few of these rows the transformer was trained to need.
     """
     tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], extra_ids=0)
-    encoder = T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=width,
-            d_kv=8,
-            d_ff=8,
-            num_layers=1,
-            num_heads=1,
-            short_padding=min(TRAINED_PADDING),
-        )
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = T5EncoderModel(_silent_config(len(tokenizer), width))
     torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
     return encoder.eval(), tokenizer
+
+
+def _silent_config(vocabulary: int, width: int) -> T5Config:
+    return T5Config(
+        vocab_size=vocabulary,
+        d_model=width,
+        d_kv=8,
+        d_ff=8,
+        num_layers=1,
+        num_heads=1,
+        short_padding=min(TRAINED_PADDING),
+    )
 
 
 def save_pipeline(
@@ -72,4 +77,12 @@ def read_parts(
     """(autoencoder, both text encoders, transformer) of a folder that `save_pipeline` wrote."""
     pipeline = StableDiffusion3Pipeline.from_pretrained(folder).to(device)
     encoders = [encoder.eval().requires_grad_(False) for encoder in (pipeline.text_encoder, pipeline.text_encoder_2)]
-    return pipeline.vae.eval(), encoders, pipeline.transformer
+    return _afresh(pipeline.vae).eval(), encoders, _afresh(pipeline.transformer)
+
+
+def _afresh(module: ModelMixin) -> ModelMixin:
+    """The same network without a record of the folder it came from, which its configuration would carry on."""
+    config = {name: value for name, value in module.config.items() if not name.startswith("_")}
+    other = type(module).from_config(config).to(module.device)
+    other.load_state_dict(module.state_dict())
+    return other
