@@ -15,7 +15,7 @@ from rfmi.scenes import CATEGORIES, Scene, SceneObject, change_one_atom, parse, 
 from rfmi.scenes.detection import detect
 from rfmi.scenes.judging import judge
 from rfmi.scenes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE
-from rfmi.scenes.truth import verdict
+from rfmi.scenes.truth import holds, verdict
 from rfmi.scenes.words import COLORS, SHAPES, SIZES, TEXTURES
 
 RED_CIRCLE = SceneObject("circle", "red", "solid", "large", 16, 32)
@@ -213,13 +213,8 @@ def test_the_kind_of_container_does_not_matter():
         ("a triangle upside down", masked((ROWS >= 22) & (ROWS < 44) & (abs(COLUMNS - 32) <= 0.55 * (44 - ROWS)))),
         ("a very large circle", masked(np.hypot(COLUMNS - 32, ROWS - 32) < 18)),
         ("a circle of a size between", masked(np.hypot(COLUMNS - 32, ROWS - 32) < 9.7)),
-        ("orange", masked(DISK, (1, 0.5, 0))),
         ("gray", masked(DISK, (0.5, 0.5, 0.5))),
-        ("dark gray", masked(DISK, (0.3, 0.3, 0.3))),
-        ("brown", masked(DISK, (0.5, 0.3, 0.1))),
-        ("black", masked(DISK, (0, 0, 0))),
         ("pink", masked(DISK, (1, 0.6, 0.7))),
-        ("magenta", masked(DISK, (1, 0, 1))),
     ],
 )
 def test_junk_is_no_object(name, picture):
@@ -227,6 +222,33 @@ def test_junk_is_no_object(name, picture):
     assert detection.objects == () and detection.overlaps == ()
     if name not in ("ground", "gray", "pink"):  # the last two read as paints that cover half of a pixel, or less
         assert detection.unexplained > 0.03
+
+
+@pytest.mark.parametrize(
+    ("name", "color"),
+    [
+        ("orange", (1, 0.5, 0)),
+        ("dark gray", (0.3, 0.3, 0.3)),
+        ("brown", (0.5, 0.3, 0.1)),
+        ("black", (0, 0, 0)),
+        ("magenta", (1, 0, 1)),
+    ],
+)
+def test_a_foreign_color_is_unclear(name, color):
+    (found,) = found_in(masked(DISK, color)).objects
+    assert (found.shape, found.size, found.color) == ("circle", "large", "unclear")
+    (row,) = judge(masked(DISK, color), ["a red circle"]).atoms
+    assert row == {"1 circle present": True, "1 circle red": False}
+
+
+def test_two_colors_on_one_object_are_unclear_and_match_no_other():
+    left, right = (np.hypot(COLUMNS - x, ROWS - 32) < 12 for x in (17, 46))
+    cyan = (COLUMNS > 46) | ((COLUMNS > 17) & (COLUMNS < 32))
+    green_ones, cyan_ones = (masked(left | right, BRIGHT[color]) for color in ("green", "cyan"))
+    picture = torch.where(torch.from_numpy(cyan), cyan_ones, green_ones)
+    objects = found_in(picture).objects
+    assert [(thing.shape, thing.texture, thing.color) for thing in objects] == [("circle", "solid", "unclear")] * 2
+    assert not holds("same_color", objects, 0, 1, ()) and not holds("different_color", objects, 0, 1, ())
 
 
 def test_noise_holds_no_object():
@@ -244,7 +266,7 @@ def test_a_cut_is_no_occlusion_and_an_occluder_must_be_an_object():
     covered = drawn(circle)
     covered[..., 20:44, 32:46] = torch.tensor(GROUND)[:, None, None]
     assert found_in(covered).objects == ()
-    covered[..., 20:44, 32:36] = torch.tensor(BRIGHT["blue"])[:, None, None]
+    covered[..., 20:44, 32:34] = torch.tensor(BRIGHT["blue"])[:, None, None]
     assert found_in(covered).objects == ()
 
 

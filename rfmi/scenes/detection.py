@@ -1,13 +1,15 @@
 """From pixels to objects, by analysis and synthesis.
 
 A place where a silhouette fits counts as an object only where the silhouette drawn there agrees with the picture, and
-every pixel it lacks is covered by another such object. Blobs, halves and shapes of another world are no objects.
+every pixel it lacks is covered by another such object. Blobs, halves and shapes of another world are no objects. First
+come objects of one of the world's colors; what they leave is looked at once more with all colors taken for one, so that
+a circle of two colors, or of a foreign one, is a circle of unclear color.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,8 +41,8 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """One object; (x, y) is its centre in pixels, `texture` is "unclear" where its pattern is none of the world's, and
-    `agreement` the intersection over union of its silhouette and its pixels, those hidden by other objects included.
+    """One object; (x, y) is its centre in pixels; `color` or `texture` is "unclear" where it is none of the world's;
+    `agreement` is the intersection over union of its silhouette and its pixels, those hidden by others included.
     """
 
     shape: str
@@ -72,22 +74,32 @@ def detect(pictures: Tensor) -> list[Detection]:
 
 def _detect(pictures: Tensor) -> list[Detection]:
     paints = read_paints(pictures)
+    clear, places, overlaps = _look(paints)
+    left = paints.without_hues(_explained(paints, places))
+    unclear, other_places, _ = _look(left)
+    unexplained = _unexplained(left, other_places).tolist()
+    results = []
+    for picture, rest in enumerate(unexplained):
+        here, others = ((of.picture == picture).nonzero()[:, 0].tolist() for of in (places, other_places))
+        pairs = [(i, j) for i, j in overlaps if i in here]
+        order = _from_back_to_front(here, pairs)
+        seats = tuple((order.index(i), order.index(j)) for i, j in pairs)
+        objects = [clear[k] for k in order] + [replace(unclear[k], color=UNCLEAR) for k in others]
+        results.append(Detection(tuple(objects), seats, rest))
+    return results
+
+
+def _look(paints: Paints) -> tuple[list[DetectedObject], Places, list[list[int]]]:
+    """The objects in all pictures, their places, and pairs (behind, in front) of them that overlap."""
     places = _explain(paints, find_places(paints))
     i, j, shared = _meeting(places)
     i_over_j, j_over_i = (_errors(paints, [places.at(a)], [places.at(b)])[:, 0, 0] for a, b in ((i, j), (j, i)))
     behind, front = torch.where(i_over_j < j_over_i, j, i), torch.where(i_over_j < j_over_i, i, j)
     kept, found = _verify(paints, places, behind, front)
-    objects = _describe(paints, places, found)
-    overlaps = torch.stack([behind, front], 1)[(shared >= OVERLAP) & kept[behind] & kept[front]].tolist()
-    unexplained = _unexplained(paints, places.at(kept)).tolist()
-    results = []
-    for picture, rest in enumerate(unexplained):
-        here = (kept & (places.picture == picture)).nonzero()[:, 0].tolist()
-        pairs = [(i, j) for i, j in overlaps if i in here]
-        order = _from_back_to_front(here, pairs)
-        seats = tuple((order.index(i), order.index(j)) for i, j in pairs)
-        results.append(Detection(tuple(objects[k] for k in order), seats, rest))
-    return results
+    number = kept.cumsum(0) - 1
+    meeting = (shared >= OVERLAP) & kept[behind] & kept[front]
+    overlaps = torch.stack([number[behind], number[front]], 1)[meeting].tolist()
+    return _describe(paints, places.at(kept), found[kept]), places.at(kept), overlaps
 
 
 def _drawn(places: Places, what: Tensor) -> Tensor:
@@ -220,8 +232,13 @@ def _from_back_to_front(objects: list[int], overlaps: list[tuple[int, int]]) -> 
     return order
 
 
+def _explained(paints: Paints, places: Places) -> Tensor:
+    """Which pixels (n, 106, 106) belong to objects, or lie at their edge."""
+    explained = torch.zeros_like(paints.covered)
+    return explained.index_add_(0, places.picture, _drawn(places, silhouettes().grown)) > 0
+
+
 def _unexplained(paints: Paints, places: Places) -> Tensor:
     """The share of every picture (n,) that is neither ground nor part of an object, or at its edge."""
-    explained = torch.zeros_like(paints.covered).index_add_(0, places.picture, _drawn(places, silhouettes().grown))
-    rest = (paints.covered > 0.5) & (paints.label != OUTSIDE) & (explained == 0)
+    rest = (paints.covered > 0.5) & (paints.label != OUTSIDE) & ~_explained(paints, places)
     return rest.sum((1, 2)) / SIDE**2

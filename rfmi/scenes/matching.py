@@ -56,6 +56,13 @@ class Paints:
         return own, 1 - covered + own
 
 
+    def without_hues(self, explained: Tensor) -> Paints:
+        """The same pictures with ground in place of the pixels `explained` (n, 106, 106), and one hue for all else."""
+        inside = self.label != OUTSIDE
+        label, nothing = torch.where(inside, 0, self.label), torch.zeros_like(self.distance)
+        return Paints(label, torch.where(explained & inside, 0, self.covered), self.dark, nothing)
+
+
 @dataclass(frozen=True)
 class Places:
     """Places of objects: picture and hue (k,); kind of silhouette, phase in half pixels, top and left of the patch,

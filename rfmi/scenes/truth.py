@@ -9,7 +9,7 @@ from math import prod
 from typing import Protocol
 
 from rfmi.scenes.prompts import Phrase, Prompt
-from rfmi.scenes.words import RELATIONS
+from rfmi.scenes.words import COLORS, RELATIONS
 
 
 class Thing(Protocol):
@@ -78,8 +78,8 @@ def holds(relation: str, things: Sequence[Thing], i: int, j: int, overlaps: Sequ
         "behind": (i, j) in overlaps,
         "bigger": (a.size, b.size) == ("large", "small"),
         "smaller": (a.size, b.size) == ("small", "large"),
-        "same_color": a.color == b.color,
-        "different_color": a.color != b.color,
+        "same_color": a.color == b.color and a.color in COLORS,
+        "different_color": a.color != b.color and {a.color, b.color} <= set(COLORS),
     }[relation]
 
 
