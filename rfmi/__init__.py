@@ -10,13 +10,20 @@ from rfmi.estimate import Estimate
 from rfmi.learned.mutual_information import MutualInformation, estimate_mutual_information
 from rfmi.scenes.judging import judge
 
-_ON_PIPELINES = {"score": "rfmi.scoring", "select": "rfmi.selection"}  # on demand: diffusers takes seconds
+_ON_PIPELINES = {  # on demand: diffusers takes seconds
+    "evaluate": "rfmi.evaluation",
+    "finetune": "rfmi.finetuning",
+    "score": "rfmi.scoring",
+    "select": "rfmi.selection",
+}
 
 __all__ = [
     "Estimate",
     "MutualInformation",
     "base_pipeline",
     "estimate_mutual_information",
+    "evaluate",
+    "finetune",
     "judge",
     "scenes",
     "score",

@@ -1,0 +1,815 @@
+"""Fine-tuning: losses and steps against plain computations, a LoRA that diffusers loads, and nothing lost or left."""
+
+import errno
+import json
+import math
+import os
+import signal
+from copy import deepcopy
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from socket import socket
+
+import pandas as pd
+import pytest
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from diffusers import (
+    AuraFlowPipeline,
+    AuraFlowTransformer2DModel,
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.func import functional_call
+from torch.nn import functional
+
+import rfmi
+from rfmi.finetuning import (
+    PRESETS,
+    FinetuningSettings,
+    best,
+    finetune,
+    held_out_information,
+    read_finetuned,
+    results,
+    state,
+    training,
+    tuning,
+    worst,
+)
+from rfmi.finetuning.adapter import adapter_in
+from rfmi.finetuning.losses import batch_loss, preference_losses
+from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
+from rfmi.finetuning.training import make_accelerator, make_state, train
+from rfmi.pipelines import Conditioning, PipelineField, family_of
+from rfmi.scoring import Method, re_noising_scores
+from rfmi.selection import Selection, select
+
+SHAPE = (2, 4, 4)
+WEIGHTS = "pytorch_lora_weights.safetensors"
+QUICK = FinetuningSettings(
+    steps=6, batch=4, learning_rate=2e-2, warmup=2, rank=2, averaging=0.5, checkpoint_steps=2, validation_every=2
+)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_weights(transformer, seed=0, deviation=0.2):
+    generator = seeded(seed)
+    for parameter in transformer.parameters():
+        parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
+    return transformer
+
+
+def autoencoder():
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    return AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, scaling_factor=1.5, **blocks
+    )
+
+
+def make_pipeline(heads=2, deviation=0.2):
+    """A Stable Diffusion 3 of two layers without text encoders: a selection brings its own conditioning."""
+    transformer = SD3Transformer2DModel(
+        sample_size=4, in_channels=2, out_channels=2, num_layers=2, attention_head_dim=8, num_attention_heads=heads,
+        joint_attention_dim=16, caption_projection_dim=8 * heads, pooled_projection_dim=8, pos_embed_max_size=4,
+    )  # fmt: skip
+    encoders = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2"))
+    return StableDiffusion3Pipeline(
+        transformer=random_weights(transformer, deviation=deviation).eval(), vae=autoencoder(), tokenizer_3=None,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **encoders,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def pipeline():
+    return make_pipeline()
+
+
+def selection(prompts=3, keep=1, seed=1, scores=None):
+    n, generator = prompts * keep, seeded(seed)
+    table = pd.DataFrame(
+        {
+            "prompt_id": [i // keep for i in range(n)],
+            "prompt": [f"prompt {i // keep}" for i in range(n)],
+            "score": [float(-i) for i in range(n)] if scores is None else scores,
+            "rank": [float(i % keep) for i in range(n)],
+        }
+    )
+    latents, generator_2 = torch.randn(n, *SHAPE, generator=generator), seeded(0)
+    conditioning = Conditioning(
+        {
+            "encoder_hidden_states": torch.randn(prompts + 1, 5, 16, generator=generator_2),
+            "pooled_projections": torch.randn(prompts + 1, 8, generator=generator_2),
+        }
+    )
+    return Selection(Path("nowhere"), table, latents, torch.tensor(table.prompt_id), conditioning)
+
+
+def field_of(pipeline, selected):
+    names = [f"prompt {i}" for i in range(len(selected.conditioning) - 1)]
+    return PipelineField(pipeline, names, conditioning=selected.conditioning)
+
+
+@torch.no_grad()
+def predictions(transformer, selected, null=False):
+    """v at fixed inputs, for every image of a selection."""
+    n = len(selected.latents)
+    rows = torch.full((n,), len(selected.conditioning) - 1) if null else selected.prompt_id
+    x_t, sigma = torch.randn(n, *SHAPE, generator=seeded(9)), torch.linspace(0.2, 0.8, n)
+    tensors = selected.conditioning.rows(rows).tensors
+    return transformer(hidden_states=x_t, timestep=1000 * sigma, **tensors, return_dict=False)[0]
+
+
+def tensors_of(folder, name=WEIGHTS):
+    return load_file(folder / name)
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def velocity_of(pipeline, conditioning):
+    return lambda x_t, sigma, rows: family_of(pipeline).velocity(
+        pipeline.transformer, x_t, sigma, conditioning.rows(rows)
+    )
+
+
+# Losses
+
+
+def test_the_loss_is_the_formula_computed_image_by_image(pipeline):
+    pairs = training_pairs(selection(scores=[1.0, 2.0, 4.0]), replace(QUICK, weighting="information"))
+    batch, expected = draw_batch(pairs, QUICK, 0), 0.0
+    velocity = velocity_of(pipeline, pairs.conditioning)
+    for i in range(4):
+        x, eps, sigma = batch.x[i], batch.noise[i], batch.sigma[i]
+        v = velocity(((1 - sigma) * x + sigma * eps)[None], sigma[None], batch.rows[i : i + 1])[0]
+        expected += batch.weights[i] * sum((v - (eps - x)).flatten() ** 2) / 32 / 4
+    torch.testing.assert_close(batch_loss(velocity, velocity, batch, QUICK, 3), expected)
+
+
+def test_the_null_penalty_is_the_distance_from_the_base_models_null_branch(pipeline):
+    pairs, settings = training_pairs(selection(), QUICK), replace(QUICK, hold_null=3.0)
+    batch, base = draw_batch(pairs, QUICK, 0), velocity_of(pipeline, pairs.conditioning)
+
+    def tuned(x_t, sigma, rows):
+        return base(x_t, sigma, rows) + 0.5 * (rows == 3)[:, None, None, None]
+
+    plain = batch_loss(tuned, base, batch, QUICK, 3)
+    torch.testing.assert_close(batch_loss(tuned, base, batch, settings, 3), plain + 3.0 * 0.25)
+
+
+def test_the_preference_loss_is_log_2_where_the_model_is_the_base_model(pipeline):
+    settings = replace(QUICK, preference="dpo", beta=50.0)
+    pairs = training_pairs(selection(), settings, selection(seed=2))
+    velocity = velocity_of(pipeline, pairs.conditioning)
+    batch = draw_batch(pairs, settings, 0)
+    torch.testing.assert_close(batch_loss(velocity, velocity, batch, settings, 3), torch.tensor(math.log(2)))
+
+
+def test_the_preference_loss_is_its_closed_form(pipeline):
+    settings = replace(QUICK, preference="dpo", beta=0.7)
+    pairs = training_pairs(selection(), settings, selection(seed=2))
+    batch, base = draw_batch(pairs, settings, 0), velocity_of(pipeline, pairs.conditioning)
+
+    def tuned(x_t, sigma, rows):
+        return 0.9 * base(x_t, sigma, rows)
+
+    def error(velocity, x):
+        wide = batch.sigma[:, None, None, None]
+        v = velocity((1 - wide) * x + wide * batch.noise, batch.sigma, batch.rows)
+        return (v - batch.noise + x).square().mean((1, 2, 3))
+
+    gain = error(tuned, batch.x) - error(base, batch.x) - error(tuned, batch.rejected) + error(base, batch.rejected)
+    expected = torch.log1p(torch.exp(0.35 * gain)).mean()
+    torch.testing.assert_close(batch_loss(tuned, base, batch, settings, 3), expected)
+    one, two, three = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([3.0])
+    better, worse = (preference_losses((of_chosen, two), (two, two), 1.0) for of_chosen in (one, three))
+    assert better < math.log(2) < worse
+
+
+# Pairs and batches
+
+
+def test_every_pair_is_seen_equally_often_in_a_new_order():
+    pairs = training_pairs(selection(prompts=5), QUICK)
+    seen = torch.cat([draw_batch(pairs, QUICK, step).rows for step in range(5)])  # 20 draws of 5 pairs
+    epochs = seen.reshape(4, 5)
+    assert epochs.sort(1).values.tolist() == [[0, 1, 2, 3, 4]] * 4
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    pairs = training_pairs(selection(), QUICK)
+    first, again = draw_batch(pairs, QUICK, 3), draw_batch(pairs, QUICK, 3)
+    assert_equal({n: v for n, v in vars(first).items() if v is not None},
+                 {n: v for n, v in vars(again).items() if v is not None})  # fmt: skip
+    for other in (draw_batch(pairs, QUICK, 4), draw_batch(pairs, replace(QUICK, seed=1), 3)):
+        assert not torch.equal(first.noise, other.noise) and not torch.equal(first.sigma, other.sigma)
+
+
+def test_noise_levels_are_logit_normal_and_stratified():
+    logits = torch.logit(noise_levels(4000, 0.3, 1.2, seeded(0)).double())
+    uniform = torch.special.ndtr((logits - 0.3) / 1.2).sort().values
+    assert (uniform - (torch.arange(4000) + 0.5) / 4000).abs().max() < 1 / 4000
+
+
+def test_a_share_of_the_pairs_has_the_null_condition():
+    pairs, settings = training_pairs(selection(), QUICK), replace(QUICK, batch=2000, null_share=0.2)
+    assert ((draw_batch(pairs, settings, 0).rows == 3).double().mean() - 0.2).abs() < 0.04
+    assert (draw_batch(pairs, replace(settings, null_share=1.0), 0).rows == 3).all()
+    assert not (draw_batch(pairs, replace(settings, null_share=0.0), 0).rows == 3).any()
+
+
+def test_weights_are_the_softmax_of_the_scores():
+    scores = [3.0, 1.0, 2.0, 0.5]
+    chosen = selection(prompts=2, keep=2, scores=scores)
+    whole = training_pairs(chosen, replace(QUICK, weighting="information", temperature=0.5)).weights
+    s = torch.tensor(scores)
+    torch.testing.assert_close(whole, 4 * torch.softmax(s / (0.5 * s.std(correction=0)), 0))
+    within = training_pairs(chosen, replace(QUICK, weighting="information_within_prompt")).weights
+    scale = math.sqrt((2 * 1.0 + 2 * 0.75**2) / 4)
+    torch.testing.assert_close(within[:2], 2 * torch.softmax(s[:2] / scale, 0))
+    torch.testing.assert_close(within.reshape(2, 2).mean(1), torch.ones(2))
+    assert training_pairs(chosen, QUICK).weights.tolist() == [1.0] * 4
+
+
+def test_the_best_and_the_worst_of_every_prompt_are_found():
+    chosen = selection(prompts=2, keep=3)
+    assert torch.equal(best(chosen).latents, chosen.latents[[0, 3]])
+    assert torch.equal(worst(chosen).latents, chosen.latents[[2, 5]])
+    assert worst(chosen).candidates["rank"].notna().tolist() == [False, False, True] * 2
+    pairs = training_pairs(best(chosen), replace(QUICK, preference="dpo"), worst(chosen))
+    assert torch.equal(pairs.rejected, chosen.latents[[2, 5]])
+
+
+# Steps
+
+
+def plain_training(pipeline, selected, settings, parameters):
+    """The same steps by merged weights, W + (alpha/rank) B A, and AdamW as it is written down."""
+    transformer, pairs = deepcopy(pipeline.transformer), training_pairs(selected, settings)
+    family, base = family_of(pipeline), dict(transformer.named_parameters())
+    scale = (settings.alpha or settings.rank) / settings.rank
+    found = {name: value.clone() for name, value in parameters.items()}
+    moments = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in found.items()}
+
+    def merged(low_rank):
+        weights = dict(base)
+        for name in low_rank:
+            if ".lora_A." in name:
+                layer = name.split(".lora_A.")[0]
+                product = low_rank[name.replace("lora_A", "lora_B")] @ low_rank[name]
+                weights[f"{layer}.weight"] = base[f"{layer}.weight"] + scale * product
+        return lambda **inputs: functional_call(transformer, weights, kwargs=inputs)
+
+    for step in range(settings.steps):
+        low_rank = {name: value.clone().requires_grad_() for name, value in found.items()}
+        network, batch = merged(low_rank), draw_batch(pairs, settings, step)
+        sigma = batch.sigma[:, None, None, None]
+        x_t, target = (1 - sigma) * batch.x + sigma * batch.noise, batch.noise - batch.x
+        v = family.velocity(network, x_t, batch.sigma, pairs.conditioning.rows(batch.rows))
+        gradients = torch.autograd.grad(functional.mse_loss(v, target), list(low_rank.values()))
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        rate = settings.learning_rate * min(1, (step + 1) / settings.warmup)
+        for (name, value), gradient in zip(found.items(), gradients, strict=True):
+            gradient = gradient * min(1, settings.largest_gradient_norm / (norm + 1e-6))
+            first = 0.9 * moments[name][0] + 0.1 * gradient
+            second = 0.999 * moments[name][1] + 0.001 * gradient**2
+            moments[name] = first, second
+            direction = first / (1 - 0.9 ** (step + 1)) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+            found[name] = value * (1 - rate * settings.weight_decay) - rate * direction
+    return found
+
+
+def test_steps_are_those_of_a_plain_computation(pipeline, tmp_path):
+    settings = replace(QUICK, steps=3, averaging=0.0, alpha=3, weight_decay=0.1, largest_gradient_norm=0.05)
+    with adapter_in(pipeline.transformer, settings, ["to_q", "to_out.0"]) as parameters:
+        initial = {name: value.detach().clone() for name, value in parameters.items()}
+    expected = plain_training(pipeline, selection(), settings, initial)
+    finetune(pipeline, selection(), output=tmp_path, settings=replace(settings, targets=("to_q", "to_out.0")))
+    found = tensors_of(tmp_path, "checkpoint.safetensors")
+    assert len(expected) == 8
+    for name, value in expected.items():
+        assert (value - initial[name]).abs().max() > 1e-3
+        torch.testing.assert_close(found[f"weights.{name}"], value, rtol=1e-3, atol=2e-5)
+
+
+def test_two_parts_of_a_batch_are_one_batch_twice_as_large(pipeline, tmp_path):
+    whole = finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, batch=8))
+    parts = replace(QUICK, gradient_accumulation=2, hold_null=0.0)
+    halves = finetune(pipeline, selection(), output=tmp_path / "b", settings=parts)
+    torch.testing.assert_close(torch.tensor(whole.losses), torch.tensor(halves.losses), rtol=1e-4, atol=1e-5)
+    a, b = tensors_of(whole.folder), tensors_of(halves.folder)
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-4)
+
+
+def test_the_average_is_that_of_the_weights_of_every_step(pipeline, tmp_path):
+    pairs, settings = training_pairs(selection(), QUICK), replace(QUICK, averaging=0.3)
+    accelerator = make_accelerator(settings, torch.device("cpu"))
+    with adapter_in(pipeline.transformer, settings, ["to_q"]) as parameters:
+        found = make_state(parameters, settings, accelerator)
+        expected = {name: value.detach().clone() for name, value in parameters.items()}
+        steps = train(
+            pipeline.transformer, family_of(pipeline), pairs, settings, found, accelerator,
+            checkpoint=tmp_path / "checkpoint.safetensors", run={"settings": asdict(settings)},
+        )  # fmt: skip
+        for done, _ in steps:
+            kept = min(0.3, done / (done + 9))
+            expected = {name: kept * value + (1 - kept) * parameters[name] for name, value in expected.items()}
+        torch.testing.assert_close(found.average, expected)
+        assert found.chosen is found.average
+
+
+def test_four_images_can_be_learned_by_heart(tmp_path):
+    pipeline, layers = make_pipeline(heads=8, deviation=0.06), ("to_v", "to_out.0", "net.2", "linear", "proj_out")
+    settings = replace(QUICK, steps=80, batch=16, rank=8, targets=layers, noise_level=(1.0, 0.5))
+    losses = torch.tensor(finetune(pipeline, selection(prompts=4), output=tmp_path, settings=settings).losses)
+    assert losses[-10:].mean() < 0.5 * losses[:10].mean()
+
+
+def test_the_null_branch_is_held(pipeline, tmp_path):
+    chosen, moved = selection(), {}
+    before = predictions(pipeline.transformer, chosen, null=True)
+    for weight in (0.0, 100.0):
+        settings = replace(QUICK, steps=20, hold_null=weight)
+        done = finetune(pipeline, chosen, output=tmp_path / str(weight), settings=settings)
+        pipeline.load_lora_weights(done.folder)
+        moved[weight] = (predictions(pipeline.transformer, chosen, null=True) - before).square().mean()
+        pipeline.unload_lora_weights()
+    assert moved[100.0] < 0.1 * moved[0.0]
+
+
+def test_a_preference_raises_the_chosen_above_the_rejected(pipeline, tmp_path):
+    settings = replace(QUICK, steps=30, preference="dpo", beta=20.0)
+    done = finetune(pipeline, selection(), output=tmp_path, settings=settings, rejected=selection(seed=2))
+    assert done.losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert sum(done.losses[-5:]) / 5 < 0.5
+
+
+@pytest.mark.parametrize("precision", ["base in bfloat16", "computed in bfloat16"])
+def test_the_adapter_is_float32_in_half_precision(pipeline, tmp_path, precision):
+    settings = QUICK
+    if precision == "base in bfloat16":
+        pipeline.to(torch.bfloat16)
+    else:
+        settings = replace(QUICK, mixed_precision="bf16")
+    exact = finetune(pipeline, selection(), output=tmp_path / "exact", settings=replace(settings, dora=True))
+    assert {value.dtype for value in tensors_of(tmp_path / "exact").values()} == {torch.float32}
+    assert pipeline.transformer.dtype == (torch.bfloat16 if settings is QUICK else torch.float32)
+    assert all(math.isfinite(loss) for loss in exact.losses)
+
+
+def test_precision_is_each_calls_own(pipeline, tmp_path):
+    settings = replace(QUICK, steps=1)
+    first = finetune(pipeline, selection(), output=tmp_path / "a", settings=settings)
+    half = finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(settings, mixed_precision="bf16"))
+    again = finetune(pipeline, selection(), output=tmp_path / "c", settings=settings)
+    assert first.losses == again.losses and first.losses != half.losses
+    assert half.losses[0] == pytest.approx(first.losses[0], rel=0.05)
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
+def test_the_folder_loads_as_the_trained_model(pipeline, tmp_path, dora):
+    chosen, seen = selection(), []
+
+    def look(transformer):
+        seen.append(predictions(transformer, chosen))
+        return float(len(seen))
+
+    settings = replace(QUICK, dora=dora, alpha=5)
+    done = finetune(pipeline, chosen, output=tmp_path, settings=settings, validation=look)
+    torch.testing.assert_close(seen[0], predictions(pipeline.transformer, chosen), rtol=1e-4, atol=1e-5)
+    pipeline.load_lora_weights(done.folder)
+    torch.testing.assert_close(predictions(pipeline.transformer, chosen), seen[-1], rtol=1e-4, atol=1e-5)
+    assert (seen[-1] - seen[0]).abs().max() > 0.01
+
+
+def test_the_best_validation_is_what_is_saved(pipeline, tmp_path):
+    chosen, seen, values = selection(), [], iter([9.0, 1.0, 5.0, 2.0])
+
+    def look(transformer):
+        seen.append(predictions(transformer, chosen))
+        return next(values)
+
+    done = finetune(pipeline, chosen, output=tmp_path, settings=QUICK, validation=look)
+    assert done.validation == ((0, 9.0), (2, 1.0), (4, 5.0), (6, 2.0)) and done.chosen_step == 4
+    pipeline.load_lora_weights(tmp_path)
+    torch.testing.assert_close(predictions(pipeline.transformer, chosen), seen[2], rtol=1e-4, atol=1e-5)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "after step 4" in card and "against 9 before" in card
+
+
+def test_held_out_information_is_the_mean_score_of_the_tuned_model(pipeline, tmp_path):
+    chosen, held_out = selection(), selection(seed=5)
+    field, labels = field_of(pipeline, chosen), torch.arange(3)
+    information = held_out_information(field, held_out.latents, labels, (0.6, 0.9), 7)
+    method = Method("re_noising", (0.6, 0.9), noises=1)
+    before = re_noising_scores(field, held_out.latents, labels, method, seed=7).values.mean().item()
+    done = finetune(pipeline, chosen, output=tmp_path, settings=QUICK, validation=information)
+    assert dict(done.validation)[0] == pytest.approx(before, rel=1e-4)
+    pipeline.load_lora_weights(tmp_path)
+    after = re_noising_scores(field, held_out.latents, labels, method, seed=7).values.mean().item()
+    assert dict(done.validation)[done.chosen_step] == pytest.approx(after, rel=1e-3) and after != before
+    with pytest.raises(ValueError, match="another pipeline"):
+        information(deepcopy(pipeline.transformer))
+    with pytest.raises(ValueError, match="held out"):
+        held_out_information(field, held_out.latents, labels[:1])
+
+
+def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_path):
+    first = finetune(pipeline, selection(), output=tmp_path / "1", settings=QUICK)
+    seen = []
+
+    def look(transformer):
+        seen.append(predictions(transformer, selection()))
+        return 0.0
+
+    finetune(pipeline, selection(seed=3), output=tmp_path / "2", settings=QUICK, start=first.folder, validation=look)
+    pipeline.load_lora_weights(first.folder)
+    torch.testing.assert_close(predictions(pipeline.transformer, selection()), seen[0], rtol=1e-4, atol=1e-5)
+    pipeline.unload_lora_weights()
+    for other in (replace(QUICK, rank=3, alpha=2), replace(QUICK, alpha=7), replace(QUICK, targets=("to_q",))):
+        with pytest.raises(ValueError, match="of another architecture, rank, alpha or targets"):
+            finetune(pipeline, selection(), output=tmp_path / "3", settings=other, start=first.folder)
+    with pytest.raises(ValueError, match="another start"):
+        finetune(pipeline, selection(), output=first.folder, settings=QUICK, start=first.folder)
+    with pytest.raises(FileNotFoundError, match="to start from"):
+        finetune(pipeline, selection(), output=tmp_path / "3", settings=QUICK, start=tmp_path)
+
+
+def test_the_record_holds_settings_losses_and_versions(pipeline, tmp_path):
+    settings = replace(QUICK, targets=("to_q", "to_k"), mixed_precision="bf16")
+    done = finetune(pipeline, selection(), output=tmp_path, settings=settings)
+    assert done == read_finetuned(tmp_path) and done.settings == settings and len(done.losses) == 6
+    record = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    assert {"torch", "diffusers", "peft", "accelerate"} <= record["versions"].keys()
+    assert record["images"] == record["prompts"] == 3 and record["layers"] == ["to_q", "to_k"]
+    with pytest.raises(FileNotFoundError, match="no finished fine-tuning"):
+        read_finetuned(tmp_path / "elsewhere")
+
+
+def test_an_auraflow_is_tuned_as_well(tmp_path):
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=4, in_channels=2, out_channels=2, num_mmdit_layers=1, num_single_dit_layers=1,
+        attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=16,
+        pos_embed_max_size=16,
+    )  # fmt: skip
+    pipeline = AuraFlowPipeline(
+        tokenizer=None, text_encoder=None, vae=autoencoder(), transformer=random_weights(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )  # fmt: skip
+    chosen = selection()
+    chosen = replace(
+        chosen,
+        conditioning=Conditioning({"encoder_hidden_states": chosen.conditioning.tensors["encoder_hidden_states"]}),
+    )
+    done = finetune(pipeline, chosen, output=tmp_path, settings=QUICK)
+    pipeline.load_lora_weights(done.folder)
+    assert pipeline.get_active_adapters()
+
+
+def test_the_shipped_pipeline_learns_from_its_own_selection(tmp_path):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    texts = ["a red circle", "two blue squares"]
+    chosen = select(pipeline, texts, output=tmp_path / "selection", candidates=2, keep=1, steps=3, guidance=1.0)
+    done = finetune(pipeline, chosen.folder, output=tmp_path / "lora", settings=replace(QUICK, steps=2, batch=2))
+    field = PipelineField(pipeline, texts)
+    noise, labels = field.noise([0, 1]), torch.arange(2)
+    before = field(noise, torch.full((2,), 0.3), labels)
+    pipeline.load_lora_weights(done.folder)
+    assert not torch.equal(field(noise, torch.full((2,), 0.3), labels), before)
+    card = (done.folder / "README.md").read_text(encoding="utf-8")
+    assert "base_model: base_model\n" in card and "2 images" in card
+
+
+# What stays as it was
+
+
+class Interruption(Exception):
+    pass
+
+
+def traces(transformer):
+    return (
+        {name: value.clone() for name, value in transformer.state_dict().items()},
+        {name: value.requires_grad for name, value in transformer.named_parameters()},
+        {name: (type(module), module.training) for name, module in transformer.named_modules()},
+        bool(getattr(transformer, "peft_config", None)),
+    )
+
+
+@pytest.mark.parametrize("fault", [None, Interruption(), KeyboardInterrupt(), "targets"], ids=str)
+def test_the_pipeline_is_left_as_it_was(pipeline, tmp_path, fault):
+    pipeline.transformer.train()
+    pipeline.transformer.proj_out.requires_grad_(False)
+    weights, *before = traces(pipeline.transformer)
+
+    def look(transformer):
+        if isinstance(fault, BaseException) and (tmp_path / "checkpoint.safetensors").exists():
+            raise fault
+        return 0.0
+
+    if fault is None:
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK, validation=look)
+    elif fault == "targets":
+        with pytest.raises(ValueError, match="nowhere"):
+            finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, targets=("nowhere",)))
+    else:
+        with pytest.raises(type(fault)):
+            finetune(pipeline, selection(), output=tmp_path, settings=QUICK, validation=look)
+    after, *rest = traces(pipeline.transformer)
+    assert_equal(after, weights)
+    assert rest == before
+
+
+def test_random_numbers_of_the_caller_are_not_touched(pipeline, tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=1))
+    assert torch.equal(torch.rand(1), expected)
+
+
+# Going on
+
+
+def start_child(work):
+    """The process of a copy of this one that does some work and ends, with 0 where it went well."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("step", [1, 2, 3, 6])
+def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, step):
+    chosen, held_out = selection(), selection(seed=5)
+    information = held_out_information(field_of(pipeline, chosen), held_out.latents, torch.arange(3))
+    settings = replace(QUICK, validation_every=1, hold_null=0.5, null_share=0.3)
+    whole = finetune(pipeline, chosen, output=tmp_path / "whole", settings=settings, validation=information)
+    calls = []
+
+    def mortal(transformer):
+        calls.append(0)
+        if len(calls) == step + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return information(transformer)
+
+    child = start_child(
+        lambda: finetune(pipeline, chosen, output=tmp_path / "killed", settings=settings, validation=mortal)
+    )
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "killed" / WEIGHTS).exists()
+    assert (tmp_path / "killed" / "checkpoint.safetensors").exists() == (step > 2)
+    again = finetune(pipeline, chosen, output=tmp_path / "killed", settings=settings, validation=information)
+    assert replace(again, folder=whole.folder) == whole
+    for name in (WEIGHTS, "checkpoint.safetensors"):
+        assert_equal(tensors_of(again.folder, name), tensors_of(whole.folder, name))
+    assert (again.folder / "training.json").read_bytes() == (whole.folder / "training.json").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_processes_train_as_one(pipeline, tmp_path):
+    settings = replace(QUICK, hold_null=0.5, preference="dpo", gradient_accumulation=2, dora=True, steps=4)
+    options = {"settings": settings, "rejected": selection(seed=2)}
+    alone = finetune(pipeline, selection(), output=tmp_path / "alone", **options)
+    with socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank):
+        os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="1")
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+        AcceleratorState._reset_state(reset_partial_state=True)
+        finetune(pipeline, selection(), output=tmp_path / "two", **options)
+        assert PartialState().num_processes == 2
+
+    children = [start_child(partial(work, rank)) for rank in "01"]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    together = read_finetuned(tmp_path / "two")
+    torch.testing.assert_close(torch.tensor(together.losses), torch.tensor(alone.losses), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(tensors_of(together.folder), tensors_of(alone.folder), rtol=1e-2, atol=1e-3)
+
+
+def test_an_abandoned_loop_goes_on_where_it_was(pipeline, tmp_path):
+    pairs, run = training_pairs(selection(), QUICK), {"settings": asdict(QUICK)}
+
+    def some(path, most):
+        accelerator = make_accelerator(QUICK, torch.device("cpu"))
+        with adapter_in(pipeline.transformer, QUICK, ["to_q", "to_v"]) as parameters:
+            found = make_state(parameters, QUICK, accelerator)
+            steps = train(
+                pipeline.transformer, family_of(pipeline), pairs, QUICK, found, accelerator, checkpoint=path, run=run
+            )
+            losses = [loss for _, loss in zip(range(most), (loss for _, loss in steps), strict=False)]
+            return losses, {name: value.detach().clone() for name, value in parameters.items()}
+
+    losses, whole = some(tmp_path / "whole.safetensors", 6)
+    assert some(tmp_path / "part.safetensors", 5)[0] == losses[:5]
+    rest, found = some(tmp_path / "part.safetensors", 6)
+    assert rest == losses[4:]
+    assert_equal(found, whole)
+
+
+def test_a_finished_run_is_only_read_and_may_be_made_longer(pipeline, tmp_path, monkeypatch):
+    short = finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
+    longer = finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, steps=8))
+    whole = finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(QUICK, steps=8))
+    assert longer.losses == whole.losses and longer.losses[:6] == short.losses
+    assert_equal(tensors_of(longer.folder), tensors_of(whole.folder))
+    monkeypatch.setattr(tuning, "train", None)
+    assert finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, steps=8)) == longer
+    (tmp_path / "b" / "checkpoint.safetensors").unlink()
+    assert finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(QUICK, steps=8)) == whole
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rank", 0), ("alpha", 0), ("batch", 0), ("batch", 2.5), ("steps", 0), ("gradient_accumulation", 0),
+        ("learning_rate", 0.0), ("learning_rate", math.nan), ("largest_gradient_norm", 0.0), ("warmup", -1),
+        ("null_share", 1.5), ("hold_null", -1.0), ("noise_level", (0.0, 0.0)), ("betas", (1.0, 0.9)),
+        ("averaging", 1.0), ("weighting", "best"), ("preference", "ppo"), ("mixed_precision", "fp8"),
+        ("temperature", 0.0), ("beta", -1.0), ("targets", "to_q"), ("targets", ()), ("validation_every", 0),
+        ("checkpoint_steps", 0),
+    ],
+)  # fmt: skip
+def test_a_setting_that_makes_no_sense_is_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        replace(QUICK, **{name: value})
+
+
+def faulty(name):
+    chosen = selection()
+    if name == "no images":
+        return replace(chosen, latents=chosen.latents[:0], prompt_id=chosen.prompt_id[:0])
+    if name == "no numbers":
+        return replace(chosen, latents=chosen.latents / 0)
+    if name == "other channels":
+        return replace(chosen, latents=torch.randn(3, 3, 4, 4))
+    if name == "odd size":
+        return replace(chosen, latents=torch.randn(3, 2, 5, 5))
+    if name == "too large":
+        return replace(chosen, latents=torch.randn(3, 2, 64, 64))
+    if name == "unknown prompts":
+        return replace(chosen, prompt_id=torch.tensor([0, 1, 3]))
+    return replace(chosen, conditioning=Conditioning({"encoder_hidden_states": torch.randn(4, 5, 12)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no images", "holds no images"), ("no numbers", "not finite"), ("other channels", "does not fit"),
+        ("odd size", "does not fit"), ("too large", "does not fit"), ("unknown prompts", "names prompt 3"),
+        ("other conditioning", "does not fit"),
+    ],
+)  # fmt: skip
+def test_a_selection_that_does_not_fit_is_refused_before_anything_starts(pipeline, tmp_path, name, words):
+    with pytest.raises(ValueError, match=words):
+        finetune(pipeline, faulty(name), output=tmp_path / "out", settings=QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_preferences_without_rejected_images_are_refused(pipeline, tmp_path):
+    dpo, chosen = replace(QUICK, preference="dpo"), selection()
+    renamed = replace(chosen, candidates=chosen.candidates.assign(prompt="another"))
+    for settings, rejected, words in (
+        (dpo, None, "rejected images are missing"),
+        (QUICK, chosen, "rejected images are given"),
+        (dpo, selection(prompts=2, seed=2), "no rejected image for the prompt 'prompt 2'"),
+        (dpo, renamed, "no rejected image"),
+        (dpo, chosen, "both chosen and rejected"),
+        (dpo, chosen.latents[:2], "one image for each"),
+        (dpo, chosen.latents / 0, "one image for each"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            finetune(pipeline, chosen, output=tmp_path / "out", settings=settings, rejected=rejected)
+
+
+def test_a_pipeline_or_folder_that_holds_another_lora_is_refused(pipeline, tmp_path):
+    done = finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
+    for settings, chosen, words in (
+        (replace(QUICK, rank=3), selection(), "another rank"),
+        (replace(QUICK, seed=1, batch=2), selection(), "another batch, seed"),
+        (QUICK, selection(seed=8), "another pairs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            finetune(pipeline, chosen, output=done.folder, settings=settings)
+        (done.folder / "training.json").rename(tmp_path / "aside")
+        with pytest.raises(ValueError, match=words):
+            finetune(pipeline, chosen, output=done.folder, settings=settings)
+        (tmp_path / "aside").rename(done.folder / "training.json")
+    pipeline.load_lora_weights(done.folder)
+    with pytest.raises(ValueError, match="unload_lora_weights"):
+        finetune(pipeline, selection(), output=tmp_path / "b", settings=QUICK)
+    pipeline.unload_lora_weights()
+    random_weights(pipeline.transformer, seed=1)
+    with pytest.raises(ValueError, match="another weights"):
+        finetune(pipeline, selection(), output=done.folder, settings=QUICK)
+    (tmp_path / "foreign").mkdir()
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign" / WEIGHTS)
+    with pytest.raises(ValueError, match="not trained here"):
+        finetune(pipeline, selection(), output=tmp_path / "foreign", settings=QUICK)
+
+
+def test_fewer_steps_than_a_checkpoint_has_are_refused(pipeline, tmp_path):
+    finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    (tmp_path / "training.json").unlink()
+    with pytest.raises(ValueError, match="trained for 6 steps and 3 are asked for"):
+        finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=3))
+
+
+def test_a_damaged_checkpoint_is_refused(pipeline, tmp_path):
+    finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    (tmp_path / "training.json").unlink()
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+
+
+def test_float16_on_a_processor_and_a_validation_of_no_number_are_refused(pipeline, tmp_path):
+    with pytest.raises(ValueError, match="fp16"):
+        finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, mixed_precision="fp16"))
+    with pytest.raises(FloatingPointError, match="validation is no number"):
+        finetune(pipeline, selection(), output=tmp_path / "b", settings=QUICK, validation=lambda _: math.nan)
+    with pytest.raises(FloatingPointError, match="loss is no number"):
+        finetune(pipeline, selection(), output=tmp_path / "c", settings=replace(QUICK, learning_rate=1e30))
+
+
+def test_without_a_score_there_is_no_weighting_by_it(pipeline, tmp_path):
+    settings = replace(QUICK, weighting="information")
+    with pytest.raises(ValueError, match="do not all have a score"):
+        finetune(pipeline, selection(scores=[1.0, math.nan, 2.0]), output=tmp_path, settings=settings)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("No space left on device")], ids=repr)
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, monkeypatch, error):
+    written, write = [], state.write_tensors
+
+    def full(path, tensors, metadata):
+        if len(written) == 2:
+            (path.parent / f"{path.name}.{os.getpid()}.tmp").write_bytes(b"half")
+            raise error
+        written.append(path)
+        write(path, tensors, metadata)
+
+    monkeypatch.setattr(state, "write_tensors", full)
+    with pytest.raises(OSError, match="is full; make room and call again") as raised:
+        finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
+    assert raised.value.errno == errno.ENOSPC
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["checkpoint.safetensors"]
+    assert len(tensors_of(tmp_path / "a", "checkpoint.safetensors")["losses"]) == 4
+    monkeypatch.undo()
+    again, whole = (finetune(pipeline, selection(), output=tmp_path / name, settings=QUICK) for name in "ab")
+    assert_equal(tensors_of(again.folder), tensors_of(whole.folder))
+
+
+def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(results, "write_lora", full)
+    with pytest.raises(OSError, match="is full"):
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "draw_batch", None)
+    assert len(finetune(pipeline, selection(), output=tmp_path, settings=QUICK).losses) == 6
+
+
+def test_other_errors_of_the_disk_pass_as_they_are():
+    with pytest.raises(PermissionError, match="no"), state.disk_space(Path()):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_the_paper_preset_is_what_was_published():
+    paper = PRESETS["paper"]
+    assert (paper.rank, paper.alpha, paper.steps, paper.batch, paper.warmup) == (32, 32, 2000, 240, 400)
+    assert (paper.learning_rate, paper.weight_decay, paper.largest_gradient_norm) == (5e-6, 1e-4, 5e-3)
+    assert (paper.betas, paper.noise_level, paper.targets) == ((0.9, 0.999), (0.0, 1.0), None)
+    assert [paper.rate(step) for step in (0, 199, 399, 1999)] == pytest.approx([5e-6 / 400, 2.5e-6, 5e-6, 5e-6])
+    assert PRESETS["small"] == FinetuningSettings()
