@@ -10,7 +10,7 @@ import rfmi
 from rfmi.evaluation import Evaluation, compare, evaluate
 from rfmi.evaluation import evaluating as module
 
-PROMPTS = {"color": ["a red circle", "a blue square"], "shape": ["a green star"]}
+PROMPTS = {"color": ["a red circle", "a blue square"], "shape": ["a green cross"]}
 SMALL = {"images_per_prompt": 2, "steps": 3}
 
 
@@ -106,6 +106,6 @@ def test_evaluations_of_other_prompts_are_not_compared(found):
 
 
 def test_another_evaluation_is_not_mixed_in(pipeline, tmp_path):
-    evaluate(pipeline, {"shape": ["a green star"]}, output=tmp_path, **SMALL)
+    evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, **SMALL)
     with pytest.raises(ValueError, match="another guidance"):
-        evaluate(pipeline, {"shape": ["a green star"]}, output=tmp_path, guidance=1.0, **SMALL)
+        evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, guidance=1.0, **SMALL)

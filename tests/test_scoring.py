@@ -145,7 +145,7 @@ def test_change_of_variables_scores_an_image(pipeline, images):
 
 
 def test_nearest_prompts_are_others_and_near(pipeline):
-    texts = ["a red circle", "a red square", "three small green stars", "a blue circle"]
+    texts = ["a red circle", "a red square", "three small green crosses", "a blue circle"]
     near = nearest_prompts(PipelineField(pipeline, texts), k=1)
     assert near.shape == (4, 1) and all(int(row) != i for i, row in enumerate(near))
     assert int(near[0]) in (1, 3) and int(near[1]) in (0, 3)
