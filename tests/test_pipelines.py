@@ -35,6 +35,7 @@ from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of, sam
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts
 from rfmi.scenes import render, sample_scenes
+from rfmi.scenes.words import COLORS, SHAPES, SIZES
 
 PROMPTS = ["a red circle", "two blue squares"]
 SEEDS = [3, 4]
@@ -326,20 +327,20 @@ def count_prompts(monkeypatch, pipeline):
 
 def test_every_prompt_is_encoded_once_and_conditioning_can_be_handed_on(small, field, monkeypatch):
     seen = count_prompts(monkeypatch, small)
-    listed = [*PROMPTS, PROMPTS[0], ""]
+    listed = [*PROMPTS, PROMPTS[0]]
     repeated = PipelineField(small, listed)
     assert seen == [*PROMPTS, ""]
     again = PipelineField(small, listed, conditioning=repeated.conditioning)
-    assert seen == [*PROMPTS, ""] and len(again.conditioning) == 5
+    assert seen == [*PROMPTS, ""] and len(again.conditioning) == 4
     x_t, t, _ = draws(field, 4)
     for other in (repeated, again):
-        found = other(x_t, t, torch.tensor([2, 1, 3, 0]))
-        torch.testing.assert_close(found[[0, 1, 3]], field(x_t, t, torch.tensor([0, 1, 0, 0]))[[0, 1, 3]], **CLOSE)
-        torch.testing.assert_close(found[2], field(x_t, t)[2], **CLOSE)
+        found = other(x_t, t, torch.tensor([2, 1, 1, 0]))
+        torch.testing.assert_close(found, field(x_t, t, torch.tensor([0, 1, 1, 0])), **CLOSE)
+        torch.testing.assert_close(other(x_t, t), field(x_t, t), **CLOSE)
 
 
 def test_many_prompts_are_encoded_in_batches(small, monkeypatch):
-    prompts = [f"{count} red circle {color}" for count in range(7) for color in range(7)]
+    prompts = [f"a {size} {color} {shape}" for shape in SHAPES for color in COLORS for size in SIZES][:49]
     seen = count_prompts(monkeypatch, small)
     found = PipelineField(small, prompts).conditioning
     assert seen == [*prompts, ""] and len(found) == 50
