@@ -25,7 +25,7 @@ class Pruning:
     method: Method = Method("re_noising", HIGH_NOISE[::2], noises=2)
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or self.finalists < 1:
+        if self.steps < 3 or self.finalists < 1:
             raise ValueError(
-                f"drafts of {self.steps} steps with {self.finalists} finalists: take at least 2 steps and 1 finalist"
+                f"drafts of {self.steps} steps with {self.finalists} finalists: take at least 3 steps and 1 finalist"
             )
