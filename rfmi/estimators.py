@@ -114,32 +114,12 @@ def re_noising(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, *
     return monte_carlo_forms(field, x, condition, **options).re_noising
 
 
-@torch.no_grad()
-def change_of_variables(
-    field: VelocityField,
-    x: torch.Tensor,
-    condition: torch.Tensor,
-    *,
-    steps: int = 32,
-    t_min: float = 0.0,
-    t_max: float = 1.0,
-    probes: int | None = None,
-    generator: torch.Generator | None = None,
-) -> Estimate:
-    """i(x; y) for each pair along the ODE dx = u(x|y) dt that ends at x, followed backwards by Runge-Kutta's rule.
+def change_of_variables(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options) -> Estimate:
+    """i(x; y) for each pair along the ODE dx = u(x|y) dt that ends at x.
 
-    x: (n, *); condition: n rows or labels; steps: even steps from t_max to t_min; probes: None for the exact divergence
-    (one vector-Jacobian product a coordinate), or the number of Hutchinson's random signs per pair, drawn once per
-    trajectory, which needs a generator. x is taken as the point at t_max, and what is missing below t_min and above
-    t_max as zero; at t = 1 itself the score's term is zero for every exact field and is set so. A vector-Jacobian
-    product counts as one evaluation per branch. The deterministic error falls as steps^-4. Raises ValueError for
-    lengths that differ or probes without a generator.
+    Options are those of `log_ratios`. Raises ValueError as it does, and for fewer than two pairs.
     """
-    log_ratio = log_ratios(
-        field, x, condition, steps=steps, t_min=t_min, t_max=t_max, probes=probes, generator=generator
-    )
-    directions = x[0].numel() if probes is None else probes
-    return Estimate.from_pointwise(log_ratio, 8 * steps * len(x) * (1 + directions))
+    return Estimate.from_pointwise(*log_ratios(field, x, condition, **options))
 
 
 @torch.no_grad()
@@ -153,8 +133,17 @@ def log_ratios(
     t_max: float = 1.0,
     probes: int | None = None,
     generator: torch.Generator | None = None,
-) -> torch.Tensor:
-    """log p(x|y)/p(x) (n,) of each pair, as `change_of_variables` has it, for any number of pairs."""
+) -> tuple[torch.Tensor, int]:
+    """(log p(x|y)/p(x) of any number of pairs (n,), network evaluations), along the ODE dx = u(x|y) dt that ends at x,
+    followed backwards by Runge-Kutta's rule.
+
+    x: (n, *); condition: n rows or labels; steps: even steps from t_max to t_min; probes: None for the exact divergence
+    (one vector-Jacobian product a coordinate), or the number of Hutchinson's random signs per pair, drawn once per
+    trajectory, which needs a generator. x is taken as the point at t_max, and what is missing below t_min and above
+    t_max as zero; at t = 1 itself the score's term is zero for every exact field and is set so. A vector-Jacobian
+    product counts as one evaluation per branch. The deterministic error falls as steps^-4. Raises ValueError for
+    lengths that differ or probes without a generator.
+    """
     _check_pairs(x, condition)
     if steps < 1 or not 0 <= t_min < t_max <= 1:
         raise ValueError(f"steps is {steps} from t = {t_min} to {t_max}; choose steps >= 1 and 0 <= t_min < t_max <= 1")
@@ -173,7 +162,7 @@ def log_ratios(
         v_4, rate_4 = _rates(field, x - step * v_3, max(t - step, t_min), condition, directions)
         x = x - step / 6 * (v_1 + 2 * v_2 + 2 * v_3 + v_4)
         log_ratio += step / 6 * (rate_1 + 2 * rate_2 + 2 * rate_3 + rate_4)
-    return log_ratio
+    return log_ratio, 8 * steps * len(x) * (1 + len(directions))
 
 
 def _rates(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from rfmi.base_model.trainer import StepRandomness
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Conditioning
 from rfmi.selection import Selection
+from rfmi.selection.folder import kept_rows
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,8 @@ def worst(selection: Selection) -> Selection:
     return _one_a_prompt(selection, worst=True)
 
 
-def kept_rows(selection: Selection) -> pd.DataFrame:
-    """The table's rows of the kept latents, in their order."""
-    table = selection.candidates
-    return table[table["rank"].notna()].sort_values(["prompt_id", "rank"])
-
-
 def _one_a_prompt(selection: Selection, *, worst: bool) -> Selection:
-    kept = kept_rows(selection)
+    kept = kept_rows(selection.candidates)
     ranks = kept.groupby("prompt_id")["rank"]
     chosen = ranks.idxmax() if worst else ranks.idxmin()
     places = torch.tensor(kept.index.isin(chosen)).nonzero().flatten()
@@ -146,7 +140,7 @@ def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
     n = len(selected.latents)
     if settings.weighting == "top":
         return torch.ones(n)
-    scores = torch.tensor(kept_rows(selected).score.to_numpy(), dtype=torch.float64)
+    scores = torch.tensor(kept_rows(selected.candidates).score.to_numpy(), dtype=torch.float64)
     if len(scores) != n or not bool(scores.isfinite().all()):
         raise ValueError("the selection's images do not all have a score to be weighted by; weight them by 'top'")
     within = settings.weighting == "information_within_prompt"

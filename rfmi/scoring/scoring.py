@@ -64,7 +64,7 @@ def _along_the_ode(field: PipelineField, x: Tensor, labels: Tensor, seed: int) -
     """The exact form with Hutchinson's divergence; its standard error is not known from one probe."""
     before, generator = field.evaluations, torch.Generator().manual_seed(seed)
     found = [
-        log_ratios(field, x[part], labels[part], steps=ODE_STEPS, t_max=LATEST, probes=PROBES, generator=generator)
+        log_ratios(field, x[part], labels[part], steps=ODE_STEPS, t_max=LATEST, probes=PROBES, generator=generator)[0]
         for part in torch.arange(len(x)).split(16)
     ]
     values = torch.cat(found)

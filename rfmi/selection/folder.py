@@ -107,11 +107,16 @@ def read_unit(folder: Path, prompt_id: int) -> tuple[pd.DataFrame, Tensor]:
     return table, latents
 
 
+def kept_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the kept candidates, in the order of their latents."""
+    return table[table["rank"].notna()].sort_values(["prompt_id", "rank"])
+
+
 def finish_folder(folder: Path, field: PipelineField) -> None:
     """Write metadata, latents, embeddings and at last the table from all prompts' files."""
     units = [read_unit(folder, i) for i in range(len(field.prompts))]
     table = pd.concat([unit[0] for unit in units], ignore_index=True)
-    kept = table[table["rank"].notna()].sort_values(["prompt_id", "rank"])
+    kept = kept_rows(table)
     lines = [
         json.dumps(
             {
@@ -140,7 +145,7 @@ def read_selection(folder: str | Path) -> Selection:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no finished selection: {name} is missing; run `rfmi.select` again")
     table = pd.read_parquet(folder / TABLE)
-    for row in table[table["rank"].notna()].itertuples():
+    for row in kept_rows(table).itertuples():
         if not (folder / "images" / image_name(row.prompt_id, row.seed)).is_file():
             raise FileNotFoundError(
                 f"{folder} has lost the image {image_name(row.prompt_id, row.seed)}; remove "
