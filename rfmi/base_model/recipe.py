@@ -58,9 +58,14 @@ RECIPES = {
     ),
 }
 
-# A second run on two cores, from the first one's folder on (`--start`): new scenes, more of what is learned last.
+# Further runs on two cores, each from the last one's folder on (`--start`): new scenes, more of what is learned last.
 RECIPES["cpu_longer"] = replace(
     RECIPES["cpu"],
     flow=replace(RECIPES["cpu"].flow, steps=4800, decay=0.4, seed=1),
     categories=(*CATEGORIES, "3d_spatial", "3d_spatial", "texture", "numeracy"),
+)
+RECIPES["cpu_overlaps"] = replace(
+    RECIPES["cpu"],
+    flow=replace(RECIPES["cpu"].flow, steps=3200, decay=0.5, seed=2),
+    categories=(*CATEGORIES, *["3d_spatial"] * 5, "complex", "texture"),
 )

@@ -11,8 +11,8 @@ from rfmi.scenes.words import COLORS, HELD_OUT, RELATIONS_OF, SIZES, TEXTURES
 
 STEP = 4  # centres lie on a lattice of this many pixels
 GAP = 2  # the least number of pixels between two objects that do not overlap
-HIDDEN = (0.15, 0.45)  # the share of the object behind that is hidden, least and most
-SOLID = 0.6  # the chance of a free texture to be solid; the others share the rest
+HIDDEN = (0.1, 0.3)  # the share of the object behind that is hidden, least and most
+SOLID = 0.6  # the chance of a free texture to be solid, 1 where objects overlap; the others share the rest
 ATTEMPTS = 10_000
 
 
@@ -44,18 +44,19 @@ def _draw_attributes(prompt: Prompt, random: Random) -> list[tuple[str, str, str
     drawn = []
     for phrase in prompt.phrases:
         for _ in range(phrase.count):
-            drawn.append((phrase.shape, *_fill(phrase, prompt.n_objects, random)))
+            drawn.append((phrase.shape, *_fill(phrase, prompt, random)))
     return drawn
 
 
-def _fill(phrase: Phrase, n_objects: int, random: Random) -> tuple[str, str, str]:
+def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str]:
     colors = [color for color in COLORS if (color, phrase.shape) not in HELD_OUT]
     textures = [texture for texture in TEXTURES if (texture, phrase.shape) not in HELD_OUT]
-    weights = [SOLID if texture == "solid" else (1 - SOLID) / 2 for texture in textures]
+    solid = 1.0 if prompt.relation in RELATIONS_OF["3d_spatial"] else SOLID
+    weights = [solid if texture == "solid" else (1 - solid) / 2 for texture in textures]
     return (
         phrase.color or random.choice(colors),
         phrase.texture or random.choices(textures, weights)[0],
-        phrase.size or random.choices(SIZES, (0.5, 0.5) if n_objects < 3 else (0.75, 0.25))[0],
+        phrase.size or random.choices(SIZES, (0.5, 0.5) if prompt.n_objects < 3 else (0.75, 0.25))[0],
     )
 
 
