@@ -98,13 +98,8 @@ def _drawn(
     field: PipelineField, images_per_prompt: int, first_seed: int, guidance: float, steps: int, batch: int
 ) -> Tensor:
     labels = torch.arange(len(field.prompts)).repeat_interleave(images_per_prompt)
-    noise = field.noise(range(first_seed, first_seed + images_per_prompt))
-    times = field.times(steps)
-    parts = []
-    for rows in torch.arange(len(labels)).split(batch):
-        start = noise[rows % images_per_prompt]
-        parts.append(field.decode(sample(field, start, labels[rows], times=times, guidance=guidance)))
-    return torch.cat(parts)
+    noise = field.noise(range(first_seed, first_seed + images_per_prompt)).repeat(len(field.prompts), 1, 1, 1)
+    return field.decode(sample(field, noise, labels, times=field.times(steps), guidance=guidance, batch=batch))
 
 
 def _unit(folder: Path, category: str) -> Path:

@@ -12,16 +12,30 @@ from rfmi.path_scores import sampling_steps
 
 
 @torch.no_grad()
-def sample(field: VelocityField, noise: Tensor, labels: Tensor, *, times: Tensor, guidance: float = 1.0) -> Tensor:
+def sample(
+    field: VelocityField,
+    noise: Tensor,
+    labels: Tensor,
+    *,
+    times: Tensor,
+    guidance: float = 1.0,
+    batch: int | None = None,
+) -> Tensor:
     """Latents (n, C, h, w) at the last of `times`.
 
     noise: x_0 (n, C, h, w); labels: (n,) prompts; times: increasing grid (S + 1,), as `PipelineField.times` gives it;
-    guidance: 1 for none, at n evaluations a step in place of 2 n.
+    guidance: 1 for none, at n evaluations a step in place of 2 n; batch: most images at once, None for all. Raises
+    ValueError for labels that are None, which is no prompt, and for a grid that does not rise.
     """
+    if labels is None:
+        raise ValueError("labels are None, the null prompt; give the number of a prompt for every image")
     field = _WithoutNull(field) if guidance == 1 else field
-    for step in sampling_steps(field, noise, labels, times=times, guidance=guidance):
-        latents = step.following
-    return latents
+    parts = []
+    for rows in torch.arange(len(noise)).split(batch or len(noise)):
+        for step in sampling_steps(field, noise[rows], labels[rows], times=times, guidance=guidance):
+            latents = step.following
+        parts.append(latents)
+    return torch.cat(parts)
 
 
 class _WithoutNull:

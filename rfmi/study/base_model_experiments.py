@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import cache
+from functools import partial
 
 import torch
-from diffusers import StableDiffusion3Pipeline
-from diffusers.utils import logging
 from torch import Tensor
-from transformers import CLIPModel
 
-from rfmi.base_model.clip import image_features, load_clip
-from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
-from rfmi.base_model.measure import changed_pairs, generate, knowledge, scaled_latents
+from rfmi.base_model.clip import image_features
+from rfmi.base_model.knowledge import changed_pairs, knowledge
+from rfmi.pipelines import PipelineField, sample
 from rfmi.scenes import CATEGORIES, parse, prompts, render, sample_scenes
 from rfmi.scenes.judging import judge
 from rfmi.scenes.words import COLORS, HELD_OUT, RELATIONS, SIZES, TEXTURES
-from rfmi.study.cache import Cache, code_version, digest
-
-DRAWN = 16  # images a batch; one size throughout, since a compiled transformer is compiled for each
-
-
-@cache
-def loaded_pipeline(device: str = "cpu", compiled: bool = False) -> StableDiffusion3Pipeline:
-    """The shipped pipeline; `compiled` needs a C++ compiler, takes a minute the first time, and draws faster."""
-    logging.disable_progress_bar()
-    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
-    if compiled:
-        pipeline.transformer.compile(dynamic=False)
-    return pipeline
-
-
-@cache
-def loaded_clip() -> CLIPModel:
-    """The shipped CLIP."""
-    return load_clip(base_clip())[0]
+from rfmi.study.cache import Cache
+from rfmi.study.shipped import BATCH, cache_for, loaded_clip, loaded_pipeline, spread, validation_field
 
 
 def experiments_cache() -> Cache:
-    """The units' cache: its key names the code they depend on and the shipped weights."""
-    folders = [base_pipeline(), base_clip()]
-    weights = digest([(folder / CHECKSUMS).read_text(encoding="utf-8") for folder in folders])
-    modules = ("rfmi.scenes", "rfmi.base_model.measure", "rfmi.study.base_model_experiments")
-    return Cache(code_version=f"{code_version(*modules)} {weights[:16]}")
+    """The units' cache."""
+    return cache_for("rfmi.base_model.knowledge", "rfmi.scoring", "rfmi.study.base_model_experiments")
 
 
-@torch.no_grad()
-def reconstructed(pipeline: StableDiffusion3Pipeline, pictures: Tensor) -> Tensor:
-    """Pictures in [0, 1] after the autoencoder, there and back, as the pipeline decodes."""
-    config = pipeline.vae.config
-    latents = scaled_latents(pipeline, pictures) / config.scaling_factor + config.shift_factor
-    decoded = [pipeline.vae.decode(part.to(pipeline.device)).sample.cpu() for part in latents.split(64)]
-    return (torch.cat(decoded) / 2 + 0.5).clamp(0, 1)
+def reconstructed(field: PipelineField, pictures: Tensor) -> Tensor:
+    """Pictures in [0, 1] after the autoencoder, there and back."""
+    return field.decode(field.encode(pictures))
 
 
 def judge_unit(category: str, n: int, seed: int, device: str) -> dict:
@@ -65,8 +37,8 @@ def judge_unit(category: str, n: int, seed: int, device: str) -> dict:
     """
     scenes = sample_scenes(category, n, seed)
     pictures, texts = render(scenes), [scene.prompt for scene in scenes]
-    counts = {}
-    for name, seen in (("rendered", pictures), ("reconstructed", reconstructed(loaded_pipeline(device), pictures))):
+    field, counts = validation_field(category, device), {}
+    for name, seen in (("rendered", pictures), ("reconstructed", reconstructed(field, pictures))):
         atoms = [held for row in judge(seen, texts)["atoms"] for held in row.values()]
         counts[name] = {"right": sum(atoms), "asked": len(atoms)}  # in a scene every atom of its prompt holds
     pairs = changed_pairs(category, n, seed)
@@ -90,16 +62,17 @@ def alignment_unit(
     seed: int,
     device: str,
     compiled: bool,
+    precision: str,
 ) -> dict:
     """`candidates` images of each of the first `n_prompts` validation prompts, drawn, judged and embedded.
 
     Returns `rows` (prompt, candidate, unseen, aligned, score, failed: the atoms that do not hold) and `features`, the
     CLIP features of every image.
     """
-    texts = [text for text in spread(prompts(category, "val"), n_prompts) for _ in range(candidates)]
+    field = validation_field(category, device, compiled, precision)
+    texts = [text for text in spread(field.prompts, n_prompts) for _ in range(candidates)]
     seeds = [seed + i % candidates for i in range(len(texts))]
-    pipeline = loaded_pipeline(device, compiled)
-    images = generate(pipeline, texts, seeds, guidance=guidance, steps=steps, batch=DRAWN)
+    images = drawn(field, texts, seeds, guidance, steps)
     found = judge(images, texts)
     rows = [
         {
@@ -112,39 +85,43 @@ def alignment_unit(
         }
         for i, row in enumerate(found.itertuples())
     ]
-    return {"rows": rows, "features": image_features(loaded_clip(), images).round(decimals=5)}
+    return {"rows": rows, "features": image_features(loaded_clip()[0], images).round(decimals=5)}
 
 
 def scene_features(category: str, n: int, seed: int, device: str) -> list[list[float]]:
     """CLIP features of rendered scenes of a category's validation prompts, after the autoencoder."""
-    pictures = render(sample_scenes(category, n, seed))
-    return image_features(loaded_clip(), reconstructed(loaded_pipeline(device), pictures)).round(decimals=5)
+    pictures = reconstructed(validation_field(category, device), render(sample_scenes(category, n, seed)))
+    return image_features(loaded_clip()[0], pictures).round(decimals=5)
 
 
 def sample_sheet(
     category: str, n: int, guidance: float, steps: int, seed: int, device: str
 ) -> tuple[Tensor, list[str], list[bool]]:
-    """(pictures, prompts, the judge's verdicts): the first image of `n` validation prompts."""
-    texts = spread(prompts(category, "val"), n)
-    images = generate(loaded_pipeline(device), texts, [seed] * len(texts), guidance=guidance, steps=steps)
+    """(pictures, prompts, the judge's verdicts): one image of each of `n` validation prompts, seeds counted up."""
+    field = validation_field(category, device)
+    texts = spread(field.prompts, n)
+    images = drawn(field, texts, [seed + i for i in range(n)], guidance, steps)
     return images, texts, judge(images, texts)["aligned"].tolist()
 
 
-def speed_unit(n: int, guidance: float, steps: int, seed: int, device: str, compiled: bool) -> dict:
+def drawn(field: PipelineField, texts: list[str], seeds: list[int], guidance: float, steps: int) -> Tensor:
+    """Images (n, 3, height, width) of prompts of the field, each from its own seed."""
+    labels = torch.tensor([field.prompts.index(text) for text in texts])
+    times = field.times(steps)
+    return field.decode(sample(field, field.noise(seeds), labels, times=times, guidance=guidance, batch=BATCH))
+
+
+def speed_unit(
+    n: int, guidance: float, steps: int, seed: int, device: str, compiled: bool, precision: str
+) -> dict:
     """How many seconds this process takes to draw `n` images, after a warm-up."""
     texts = [prompts(CATEGORIES[i % len(CATEGORIES)], "val")[i % 100] for i in range(n)]
-    seeds = [seed + i for i in range(n)]
-    pipeline = loaded_pipeline(device, compiled)
-    generate(pipeline, texts, seeds, guidance=guidance, steps=2, batch=DRAWN)
+    field = PipelineField(loaded_pipeline(device, compiled, precision), texts)
+    draw = partial(drawn, field, texts, [seed + i for i in range(n)], guidance)
+    draw(2)
     start = time.perf_counter()
-    generate(pipeline, texts, seeds, guidance=guidance, steps=steps, batch=DRAWN)
+    draw(steps)
     return {"images": n, "seconds": time.perf_counter() - start}
-
-
-def spread(texts: Sequence[str], n: int) -> list[str]:
-    """`n` texts spread evenly over a sorted list, all where `n` is larger."""
-    n = min(n, len(texts))
-    return [texts[i * len(texts) // n] for i in range(n)]
 
 
 def atom_kind(name: str) -> str:

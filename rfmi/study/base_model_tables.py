@@ -68,12 +68,10 @@ def share_table(pairs: pd.DataFrame, column: str, seed: int) -> pd.DataFrame:
 def margins(pairs: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The changed prompt's loss minus the true one's, by category and noise level."""
     rows = []
-    for column in (name for name in pairs.columns if name.startswith("true_")):
-        level = float(column.removeprefix("true_"))
-        differences = pairs[f"changed_{column.removeprefix('true_')}"] - pairs[column]
-        for category, part in differences.groupby(pairs.category, sort=False):
+    for column in (name for name in pairs.columns if name.startswith("margin_")):
+        for category, part in pairs.groupby("category", sort=False)[column]:
             found = bootstrap_mean(torch.tensor(part.to_numpy()), seed)
-            rows.append({"category": category, "level": level} | vars(found))
+            rows.append({"category": category, "level": float(column.removeprefix("margin_"))} | vars(found))
     return pd.DataFrame(rows)
 
 

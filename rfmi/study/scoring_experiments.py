@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pandas as pd
 import torch
 from torch import Tensor
 
-from rfmi.base_model.clip import clip_score, load_clip
-from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
+from rfmi.base_model.clip import clip_score
 from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField, sample
-from rfmi.scenes import prompts
 from rfmi.scenes.judging import judge
 from rfmi.scoring import METHODS, PATH_METHODS
 from rfmi.scoring.methods import EVEN
@@ -20,25 +16,16 @@ from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.scoring.re_noising import NULL, re_noising_draws, weighted
 from rfmi.selection.candidates import Recipe, draw_candidates
 from rfmi.selection.pruning import Pruning
-from rfmi.study.base_model_experiments import loaded_pipeline, spread
-from rfmi.study.cache import Cache, code_version, digest
+from rfmi.study.cache import Cache
 from rfmi.study.scoring_cost import overhead_of_scoring
+from rfmi.study.shipped import BATCH, cache_for, loaded_clip, loaded_pipeline, spread, validation_field
 
-BATCH = 16  # candidates at once; one size throughout, since a compiled transformer is compiled for each
 LEVEL_FORMS = ("re_noising", "squared", "inner_product", "conditional_loss")
 
 
 def scoring_cache() -> Cache:
-    """The units' cache: its key names the code they depend on and the shipped weights."""
-    weights = digest([(folder / CHECKSUMS).read_text(encoding="utf-8") for folder in (base_pipeline(), base_clip())])
-    modules = ("rfmi.pipelines", "rfmi.scoring", "rfmi.selection", "rfmi.path_scores", "rfmi.scenes")
-    return Cache(code_version=f"{code_version(*modules, 'rfmi.study.scoring_experiments')} {weights[:16]}")
-
-
-@cache
-def validation_field(category: str, device: str, compiled: bool) -> PipelineField:
-    """The shipped pipeline's field over all validation prompts of a category, which are each other's neighbours."""
-    return PipelineField(loaded_pipeline(device, compiled), prompts(category, "val"))
+    """The units' cache."""
+    return cache_for("rfmi.scoring", "rfmi.selection", "rfmi.study.scoring_experiments")
 
 
 def candidates_unit(
@@ -51,6 +38,7 @@ def candidates_unit(
     seed: int,
     device: str,
     compiled: bool,
+    precision: str,
 ) -> dict:
     """`candidates` images of each of `n_prompts` validation prompts: judged, and scored by `methods`, along their path,
     and by the shipped CLIP.
@@ -58,7 +46,7 @@ def candidates_unit(
     Returns columns, a number an image: prompt (its place in the list), candidate, aligned, judge, clip_score, one a
     score, and one a form and noise level, named "form at sigma".
     """
-    field = validation_field(category, device, compiled)
+    field = validation_field(category, device, compiled, precision)
     texts = spread(field.prompts, n_prompts)
     labels = torch.tensor([field.prompts.index(text) for text in texts]).repeat_interleave(candidates)
     noise = field.noise(range(seed, seed + candidates)).repeat(len(texts), 1, 1, 1)
@@ -75,7 +63,7 @@ def candidates_unit(
         "candidate": (torch.arange(len(labels)) % candidates).tolist(),
         "aligned": found.aligned.astype(float).tolist(),
         "judge": found.score.astype(float).tolist(),
-        "clip_score": clip_score(*load_clip(base_clip()), images, wanted),
+        "clip_score": clip_score(*loaded_clip(), images, wanted),
     }
     for name, attribute in zip(PATH_METHODS, ("path", "guided_path", "squared"), strict=True):
         columns[name] = torch.cat([getattr(part, attribute) for part in drawn])
@@ -115,11 +103,12 @@ def pruning_unit(
     seed: int,
     device: str,
     compiled: bool,
+    precision: str,
 ) -> list[dict]:
     """The choice among `candidates` of each of `n_prompts` prompts, with pruning or without: prompt, chosen candidate,
     network evaluations; and whether the judge finds the chosen image aligned.
     """
-    field = validation_field(category, device, compiled)
+    field = validation_field(category, device, compiled, precision)
     recipe = Recipe(candidates, 1, METHODS[method], guidance, steps, seed, Pruning() if pruned else None)
     rows, images = [], []
     for text in spread(field.prompts, n_prompts):
@@ -142,7 +131,7 @@ def best_and_worst(
     """
     images, texts, verdicts = [], [], []
     for category, part in table.groupby("category", sort=False):
-        field = validation_field(category, device, False)
+        field = validation_field(category, device)
         mixed = [one for _, one in part.groupby("prompt", sort=False) if 0 < one.aligned.mean() < 1][:per_category]
         rows = [one.loc[place] for one in mixed for place in (one[score].idxmax(), one[score].idxmin())]
         if rows:

@@ -1,0 +1,62 @@
+"""The shipped pipeline and CLIP as the notebooks' units of work use them: loaded once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.utils import logging
+from transformers import CLIPModel, CLIPTokenizer
+
+from rfmi.base_model.clip import load_clip
+from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
+from rfmi.pipelines import PipelineField
+from rfmi.scenes import prompts
+from rfmi.study.cache import Cache, code_version, digest
+
+BATCH = 16  # images at once; one size throughout, since a compiled transformer is compiled for each
+
+
+@cache
+def loaded_pipeline(
+    device: str = "cpu", compiled: bool = False, precision: str = "float32"
+) -> StableDiffusion3Pipeline:
+    """The shipped pipeline. precision: of its transformer, "bfloat16" being about twice as fast on recent processors;
+    latents, encoders and autoencoder stay float32. compiled: needs a C++ compiler, takes a minute the first time, and
+    draws faster.
+    """
+    logging.disable_progress_bar()
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
+    pipeline.transformer.to(getattr(torch, precision))
+    if compiled:
+        pipeline.transformer.compile(dynamic=False)
+    return pipeline
+
+
+@cache
+def loaded_clip() -> tuple[CLIPModel, CLIPTokenizer]:
+    """The shipped CLIP and its tokenizer."""
+    return load_clip(base_clip())
+
+
+@cache
+def validation_field(
+    category: str, device: str = "cpu", compiled: bool = False, precision: str = "float32"
+) -> PipelineField:
+    """The shipped pipeline's field over all validation prompts of a category, which are each other's neighbours."""
+    return PipelineField(loaded_pipeline(device, compiled, precision), prompts(category, "val"))
+
+
+def cache_for(*modules: str) -> Cache:
+    """A cache of units whose key names these modules, what they draw and judge with, and the shipped weights."""
+    weights = digest([(folder / CHECKSUMS).read_text(encoding="utf-8") for folder in (base_pipeline(), base_clip())])
+    common = ("rfmi.scenes", "rfmi.pipelines", "rfmi.path_scores", "rfmi.study.shipped")
+    return Cache(code_version=f"{code_version(*common, *modules)} {weights[:16]}")
+
+
+def spread(texts: Sequence[str], n: int) -> list[str]:
+    """`n` texts spread evenly over a sorted list, all where `n` is larger."""
+    n = min(n, len(texts))
+    return [texts[i * len(texts) // n] for i in range(n)]
