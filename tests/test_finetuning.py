@@ -33,7 +33,6 @@ import rfmi
 from rfmi.finetuning import (
     PRESETS,
     FinetuningSettings,
-    best,
     finetune,
     held_out_information,
     read_finetuned,
@@ -41,7 +40,6 @@ from rfmi.finetuning import (
     state,
     training,
     tuning,
-    worst,
 )
 from rfmi.finetuning.adapter import adapter_in
 from rfmi.finetuning.losses import batch_loss, preference_losses
@@ -49,7 +47,7 @@ from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
 from rfmi.finetuning.training import make_accelerator, make_state, train
 from rfmi.pipelines import Conditioning, PipelineField, family_of
 from rfmi.scoring import Method, re_noising_scores
-from rfmi.selection import Selection, select
+from rfmi.selection import Selection, best, select, worst
 
 SHAPE = (2, 4, 4)
 WEIGHTS = "pytorch_lora_weights.safetensors"

@@ -1,7 +1,6 @@
 """Fine-tuning a pipeline on images of its own: a low-rank adapter, the flow-matching loss, an early choice by
 information."""
 
-from rfmi.finetuning.pairs import best, worst
 from rfmi.finetuning.results import Finetuned, read_finetuned
 from rfmi.finetuning.settings import PRESETS, FinetuningSettings
 from rfmi.finetuning.tuning import finetune
@@ -11,9 +10,7 @@ __all__ = [
     "PRESETS",
     "FinetuningSettings",
     "Finetuned",
-    "best",
     "finetune",
     "held_out_information",
     "read_finetuned",
-    "worst",
 ]

@@ -7,7 +7,7 @@ that all have been seen, and the noise levels of a batch are stratified: one in 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -112,27 +112,6 @@ def noise_levels(n: int, mean: float, deviation: float, generator: torch.Generat
     uniform = (torch.arange(n) + torch.rand(n, generator=generator, dtype=torch.float64)) / n
     levels = torch.sigmoid(mean + deviation * torch.special.ndtri(uniform.clamp(1e-7, 1 - 1e-7)))
     return levels[torch.randperm(n, generator=generator)].float()
-
-
-def best(selection: Selection) -> Selection:
-    """The best kept image of every prompt."""
-    return _one_a_prompt(selection, worst=False)
-
-
-def worst(selection: Selection) -> Selection:
-    """The worst kept image of every prompt; keep them all when selecting, and it is the worst of all."""
-    return _one_a_prompt(selection, worst=True)
-
-
-def _one_a_prompt(selection: Selection, *, worst: bool) -> Selection:
-    kept = kept_rows(selection.candidates)
-    ranks = kept.groupby("prompt_id")["rank"]
-    chosen = ranks.idxmax() if worst else ranks.idxmin()
-    places = torch.tensor(kept.index.isin(chosen)).nonzero().flatten()
-    table = selection.candidates.copy()
-    table["rank"] = table["rank"].where(table.index.isin(chosen))
-    latents, numbers = selection.latents[places], selection.prompt_id[places]
-    return replace(selection, candidates=table, latents=latents, prompt_id=numbers)
 
 
 def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:

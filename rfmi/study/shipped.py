@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -28,10 +29,30 @@ def loaded_pipeline(
     draws faster.
     """
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a LoRA of the transformer alone is no news
     pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
     pipeline.transformer.to(getattr(torch, precision))
     if compiled:
         pipeline.transformer.compile(dynamic=False)
+    return pipeline
+
+
+@cache
+def _vessel(device: str, compiled: bool, precision: str) -> StableDiffusion3Pipeline:
+    """A second one of `loaded_pipeline`, whose weights come and go, so that it is compiled once for all of them."""
+    return loaded_pipeline.__wrapped__(device, compiled, precision)
+
+
+def pipeline_with(
+    lora: Path | None, device: str = "cpu", compiled: bool = False, precision: str = "float32"
+) -> StableDiffusion3Pipeline:
+    """The shipped pipeline with a LoRA merged into its weights, or without one. It lasts until the next call."""
+    pipeline, source = _vessel(device, compiled, precision), StableDiffusion3Pipeline.from_pretrained(base_pipeline())
+    if lora is not None:
+        source.load_lora_weights(lora)
+        source.fuse_lora()
+        source.unload_lora_weights()
+    pipeline.transformer.load_state_dict(source.transformer.state_dict())
     return pipeline
 
 

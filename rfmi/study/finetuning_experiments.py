@@ -1,0 +1,173 @@
+"""The units of work of the notebooks on fine-tuning and evaluation: trainings and evaluated models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
+
+from rfmi.base_model.clip import image_features
+from rfmi.evaluation import Evaluation, evaluate
+from rfmi.finetuning import FinetuningSettings, finetune, held_out_information
+from rfmi.path_scores import path_scores
+from rfmi.pipelines import PipelineField, sample
+from rfmi.scenes import CATEGORIES, prompts, render, sample_scenes
+from rfmi.scenes.judging import judge
+from rfmi.selection import worst
+from rfmi.selection.folder import kept_rows
+from rfmi.study.cache import digest
+from rfmi.study.finetuning_pools import Pool, chosen_by, folder_of, pool_of, run, without_held_out
+from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
+
+NOISE_SEED = 7  # of the held-out information
+REPEATED, ONCE, ROUND_2 = ("random", "ours", "judge"), ("worst", "clip_score", "published_path"), "ours_round_2"
+
+
+def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict | None) -> dict:
+    """One training: its losses, validations and chosen step, and how often its images are aligned. The LoRA is in
+    `folder_of("tunings", unit)`.
+
+    settings: changes of FinetuningSettings; start: the unit of training to go on from.
+    """
+    unit = {"control": control, "seed": seed, "pool": pool, "settings": settings, "start": start}
+    everything, numbers = pool_of(Pool(**pool), workers=1)
+    selection = chosen_by(control, everything, numbers, seed)
+    rejected = None
+    if settings.get("preference") == "dpo":
+        rejected = worst(everything, numbers["ours"])
+    pipeline = loaded_pipeline(pool["device"])
+    held_out = without_held_out(selection, True)
+    field = PipelineField(
+        pipeline,
+        [f"prompt {i}" for i in range(len(selection.conditioning) - 1)],
+        conditioning=selection.conditioning,
+    )
+    found = finetune(
+        pipeline,
+        without_held_out(selection, False),
+        output=folder_of("tunings", unit),
+        settings=FinetuningSettings(**settings, seed=seed),
+        rejected=rejected,
+        start=None if start is None else folder_of("tunings", start),
+        validation=held_out_information(
+            field, held_out.latents, held_out.prompt_id, seed=NOISE_SEED, form="conditional_loss"
+        ),
+    )
+    kept = kept_rows(selection.candidates).index
+    place = {row: i for i, row in enumerate(kept_rows(everything.candidates).index)}
+    aligned = [numbers["aligned"][place[row]] for row in kept]
+    return {
+        "losses": found.losses,
+        "validation": found.validation,
+        "chosen_step": found.chosen_step,
+        "aligned": float(np.mean(aligned)),
+    }
+
+
+def evaluation_unit(
+    tuned: dict | None, n_prompts: int, images_per_prompt: int, guidance: float, steps: int, pool: dict
+) -> dict:
+    """A model's images of validation prompts, judged, with the benchmark's seeds: columns of `Evaluation.images`, CLIP
+    `features`, and `information` (nats): its mean in a prompt's own images, by the squared form at guidance 1.
+
+    tuned: the unit of training whose LoRA is merged in, None for the base model; pool: for device and precision.
+    """
+    where = {name: pool[name] for name in ("device", "compiled", "precision")}
+    pipeline = pipeline_with(None if tuned is None else folder_of("tunings", tuned), **where)
+    unit = {"tuned": tuned, "n": n_prompts, "images": images_per_prompt, "guidance": guidance, "steps": steps}
+    texts = {category: spread(prompts(category, "val"), n_prompts) for category in CATEGORIES}
+    found = evaluate(
+        pipeline,
+        texts,
+        output=folder_of("evaluations", unit | where),
+        features=lambda images: image_features(loaded_clip()[0], images),
+        images_per_prompt=images_per_prompt,
+        guidance=guidance,
+        steps=steps,
+        batch=BATCH,
+    )
+    information = [own_information(pipeline, part, steps) for part in texts.values()]
+    return {
+        "images": found.images.to_dict("list"),
+        "features": found.features.round(decimals=5),
+        "information": information,
+    }
+
+
+def own_information(pipeline: StableDiffusion3Pipeline, texts: Sequence[str], steps: int) -> list[float]:
+    """The squared form along the path of one image of each prompt, drawn without guidance: its mean is the mutual
+    information (RFMI, arXiv 2503.14358), in nats."""
+    field = PipelineField(pipeline, texts, micro_batch=2 * BATCH)
+    noise, times = field.noise(range(len(texts))), field.times(steps)
+    parts = torch.arange(len(texts)).split(BATCH)
+    return torch.cat([path_scores(field, noise[rows], rows, times=times).squared for rows in parts]).tolist()
+
+
+def as_evaluation(found: dict) -> Evaluation:
+    """The `Evaluation` of a unit's record."""
+    return Evaluation(pd.DataFrame(found["images"]), torch.tensor(found["features"]))
+
+
+def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int) -> list:
+    """CLIP features of rendered scenes of the evaluated prompts after the autoencoder, as many as images."""
+    field = PipelineField(loaded_pipeline(), spread(prompts(category, "val"), n_prompts))
+    pictures = render(sample_scenes(category, n_prompts * images_per_prompt, seed))
+    return image_features(loaded_clip()[0], field.decode(field.encode(pictures))).round(decimals=5)
+
+
+def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:
+    """The trainings of every control by name: one a seed for those in `REPEATED`, one for the others, the second round
+    last."""
+    common = {"pool": asdict(pool), "settings": settings, "start": None}
+    units = {name: [{"control": name, "seed": seed} | common for seed in seeds] for name in REPEATED}
+    units |= {name: [{"control": name, "seed": seeds[0]} | common] for name in ONCE}
+    return units | {ROUND_2: [second_round(units["ours"][0])]}
+
+
+def second_round(unit: dict) -> dict:
+    """The training that goes on from another one, on new images of its model."""
+    return unit | {"pool": unit["pool"] | {"start": unit}, "start": unit}
+
+
+def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[dict]]:
+    """The records of trainings by name; what they draw on is made first: pools, and the first of two rounds."""
+    listed = [unit for each in units.values() for unit in each]
+    for later in (False, True):
+        part = [unit for unit in listed if (unit["start"] is not None) == later]
+        for pool in {digest(unit["pool"]): unit["pool"] for unit in part}.values():
+            pool_of(Pool(**pool), workers)
+        run(tuning_unit, part, "finetuning", workers, "second round" if later else "fine-tuning")
+    return {name: run(tuning_unit, each, "finetuning", 1, name) for name, each in units.items()}
+
+
+def evaluated(
+    units: Mapping[str, Sequence[dict | None]], settings: dict, pool: Pool, workers: int
+) -> dict[str, list[dict]]:
+    """The records of evaluations by name; None stands for the base model. settings: of `evaluation_unit`."""
+    asked = {
+        name: [settings | {"tuned": unit, "pool": asdict(pool)} for unit in each] for name, each in units.items()
+    }
+    run(evaluation_unit, [unit for each in asked.values() for unit in each], "evaluations", workers, "evaluation")
+    return {name: run(evaluation_unit, each, "evaluations", 1, name) for name, each in asked.items()}
+
+
+def before_and_after(
+    unit: dict, n_prompts: int, guidance: float, steps: int, seed: int, pool: Pool
+) -> tuple[Tensor, list[str], list[bool]]:
+    """(images, prompts, the judge's verdicts): in turn the base model's and the tuned model's image of one validation
+    prompt of every category after another, from the same noise."""
+    texts = [text for category in CATEGORIES for text in spread(prompts(category, "val"), n_prompts)]
+    drawn = []
+    for lora in (None, folder_of("tunings", unit)):
+        field = PipelineField(pipeline_with(lora, pool.device), texts)
+        noise, labels = field.noise([seed + i for i in range(len(texts))]), torch.arange(len(texts))
+        latents = sample(field, noise, labels, times=field.times(steps), guidance=guidance, batch=BATCH)
+        drawn.append(field.decode(latents))
+    images = torch.stack(drawn, 1).flatten(0, 1)
+    twice = [text for text in texts for _ in drawn]
+    return images, twice, judge(images, twice).aligned.tolist()

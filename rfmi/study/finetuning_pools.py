@@ -1,0 +1,133 @@
+"""The candidates that fine-tunings choose from: drawn once, kept in full, with every number to choose by.
+
+Every training takes its images from one pool, so that all differ in the choice alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rfmi.base_model.clip import clip_score
+from rfmi.scenes import CATEGORIES, prompts
+from rfmi.scenes.judging import judge
+from rfmi.selection import Selection, best, join, read_selection, select, worst
+from rfmi.selection.folder import image_name, kept_rows
+from rfmi.study.cache import Cache, digest, run_units
+from rfmi.study.paths import cache_folder
+from rfmi.study.shipped import BATCH, cache_for, loaded_clip, pipeline_with, spread
+
+ALL = "all"  # images of every prompt, for weights within it
+HELD_OUT = 8  # one prompt in this many is kept from training, for the early choice
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Which candidates: of `n_prompts` training prompts a category, seeds from `seed` on, drawn by the base model or,
+    in a second round, by the model of the unit of training `start`."""
+
+    n_prompts: int
+    candidates: int
+    guidance: float
+    steps: int
+    seed: int
+    device: str
+    compiled: bool
+    precision: str
+    start: dict | None = None
+
+
+@cache
+def finetuning_cache() -> Cache:
+    """The units' cache."""
+    packages = ("rfmi.scoring", "rfmi.selection", "rfmi.finetuning", "rfmi.evaluation")
+    return cache_for(*packages, "rfmi.study.finetuning_pools", "rfmi.study.finetuning_experiments")
+
+
+def folder_of(kind: str, unit: dict) -> Path:
+    """Where a unit keeps its images or weights."""
+    return cache_folder() / kind / digest([kind, unit, finetuning_cache().code_version])[:16]
+
+
+def pool_unit(category: str, pool: dict) -> dict:
+    """The candidates of a category, all of them kept: by name, (n,) numbers to choose by, in the order of the kept
+    latents. The candidates themselves are in `folder_of("pools", unit)`.
+    """
+    start = pool["start"]
+    lora = None if start is None else folder_of("tunings", start)
+    pipeline = pipeline_with(lora, pool["device"], pool["compiled"], pool["precision"])
+    selection = select(
+        pipeline,
+        spread(prompts(category, "train"), pool["n_prompts"]),
+        output=folder_of("pools", {"category": category, "pool": pool}),
+        candidates=pool["candidates"],
+        keep=pool["candidates"],
+        guidance=pool["guidance"],
+        steps=pool["steps"],
+        seed=pool["seed"],
+        micro_batch=2 * BATCH,
+    )
+    rows = kept_rows(selection.candidates)
+    images = read_images(selection)
+    found = judge(images, rows.prompt.tolist())
+    return {
+        "ours": rows.score.tolist(),
+        "published_path": rows.path.tolist(),
+        "clip_score": clip_score(*loaded_clip(), images, rows.prompt.tolist()),
+        "aligned": found.aligned.astype(float).tolist(),
+        "judge": (found.aligned.astype(float) + found.score).tolist(),
+    }
+
+
+def read_images(selection: Selection) -> Tensor:
+    """The kept images (n, 3, height, width) in [0, 1], in the order of the latents."""
+    folder = selection.folder / "images"
+    files = [folder / image_name(row.prompt_id, row.seed) for row in kept_rows(selection.candidates).itertuples()]
+    return torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]) / 255
+
+
+def pool_of(pool: Pool, workers: int) -> tuple[Selection, dict[str, np.ndarray]]:
+    """All candidates as one selection, and the numbers to choose by. What is missing is drawn first."""
+    units = [{"category": category, "pool": asdict(pool)} for category in CATEGORIES]
+    found = run(pool_unit, units, "finetuning_pools", workers, "candidates")
+    selection = join([read_selection(folder_of("pools", unit)) for unit in units])
+    return selection, {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+
+def chosen_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
+    """All images for `ALL`, else one of every prompt: `random` (by the seed), `worst` (by our score), or the best by a
+    score's name; among equals the seed decides.
+    """
+    if control == ALL:
+        return selection
+    noise = np.random.default_rng(seed).random(len(selection.latents))
+    if control == "random":
+        return best(selection, noise)
+    if control == "worst":
+        return worst(selection, numbers["ours"])
+    return best(selection, numbers[control] + 1e-9 * noise)
+
+
+def without_held_out(selection: Selection, held_out: bool) -> Selection:
+    """The images of the prompts kept for the early choice, or of all others."""
+    places = (selection.prompt_id % HELD_OUT == HELD_OUT - 1) == held_out
+    table = selection.candidates.copy()
+    kept = kept_rows(table).index.to_numpy()
+    table.loc[kept[~places.numpy()], "rank"] = np.nan
+    return replace(
+        selection, candidates=table, latents=selection.latents[places], prompt_id=selection.prompt_id[places]
+    )
+
+
+def run(function: Callable[..., dict], units: list[dict], kind: str, workers: int, description: str) -> list[dict]:
+    """`run_units` with the cache of these notebooks."""
+    return run_units(
+        function, units, kind=kind, cache=finetuning_cache(), workers=workers, description=description
+    )

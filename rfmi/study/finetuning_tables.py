@@ -1,0 +1,159 @@
+"""The tables of the notebooks on fine-tuning and evaluation.
+
+Prompts are the independent units: intervals are 95% bootstrap intervals that resample prompts within each category, a
+prompt's value being the mean over its images and over the seeds of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rfmi.evaluation import Evaluation, compare, mean_of_categories, prompt_means
+from rfmi.quality import diversity, quality
+from rfmi.scenes import parse
+from rfmi.selection import Selection
+from rfmi.selection.folder import kept_rows
+from rfmi.study.finetuning_pools import chosen_by
+
+BASE, CEILING, MEAN = "base", "judge", "mean"
+NEEDS = {
+    "base": "nothing",
+    "random": "nothing",
+    "worst": "nothing",
+    "published_path": "nothing",
+    "ours": "nothing",
+    "ours_round_2": "nothing",
+    "clip_score": "an auxiliary model",
+    "judge": "the truth",
+}
+
+
+def chosen_alignment(
+    selection: Selection, numbers: Mapping[str, np.ndarray], controls: Sequence[str], seed: int
+) -> pd.DataFrame:
+    """How often the images that each control chooses are aligned: columns category, series, value, low, high, n."""
+    kept, parts = kept_rows(selection.candidates), []
+    aligned = pd.Series(numbers["aligned"], kept.index)
+    for control in controls:
+        rows = kept_rows(chosen_by(control, selection, numbers, seed).candidates)
+        index = pd.MultiIndex.from_arrays([rows.prompt.map(lambda text: parse(text).category), rows.prompt])
+        values = pd.Series(aligned[rows.index].to_numpy(), index.set_names(["category", "prompt"]))
+        parts.append(_as_series(mean_of_categories(values, seed), control))
+    return pd.concat(parts, ignore_index=True)
+
+
+def alignment_by_method(evaluations: Mapping[str, Sequence[Evaluation]], seed: int) -> pd.DataFrame:
+    """Alignment of a method's images by category: columns category, series, value, low, high, n."""
+    parts = [_as_series(mean_of_categories(prompt_means(each), seed), name) for name, each in evaluations.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def as_shown(alignment: pd.DataFrame) -> pd.DataFrame:
+    """The table of the papers: a row a method, what it needs, a column a category, with intervals."""
+    text = [f"{row.value:.1%} ({row.low:.1%} to {row.high:.1%})" for row in alignment.itertuples()]
+    table = alignment.assign(text=text).pivot(index="series", columns="category", values="text")
+    table = table.loc[list(dict.fromkeys(alignment.series)), list(dict.fromkeys(alignment.category))]
+    table.insert(0, "needs", [NEEDS.get(name, "nothing") for name in table.index])
+    return table.rename_axis(index="fine-tuned on", columns=None)
+
+
+def gains(evaluations: Mapping[str, Sequence[Evaluation]], seed: int, against: str = BASE) -> pd.DataFrame:
+    """Every method's alignment less that of another, in the mean of the categories, paired by prompt."""
+    rows = {
+        name: compare(evaluations[against], each, seed=seed).loc[MEAN]
+        for name, each in evaluations.items()
+        if name != against
+    }
+    return pd.DataFrame(rows).T
+
+
+def share_of_ceiling(
+    evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int, resamples: int = 2_000
+) -> dict[str, float]:
+    """The gain of a method over that of training on the judge's choices: value, low, high."""
+    base, other, ceiling = (prompt_means(evaluations[each]) for each in (BASE, name, CEILING))
+    random, sums = np.random.default_rng(seed), np.zeros((2, resamples + 1))
+    for _, part in pd.DataFrame({"gain": other - base, "most": ceiling - base}).groupby("category", sort=False):
+        n = len(part)
+        rows = np.vstack([np.arange(n), random.integers(n, size=(resamples, n))])
+        sums += np.stack([part[column].to_numpy()[rows].mean(1) for column in ("gain", "most")])
+    share = sums[0] / sums[1]
+    low, high = np.quantile(share[1:], [0.025, 0.975])
+    return {"value": share[0], "low": low, "high": high}
+
+
+def quality_table(evaluations: Mapping[str, Evaluation], scenes: torch.Tensor, seed: int) -> pd.DataFrame:
+    """Image quality by method against rendered scenes, and the diversity within a prompt: columns measure, series,
+    value, low, high.
+    """
+    parts = []
+    for name, found in evaluations.items():
+        generator = torch.Generator().manual_seed(seed)
+        measured = quality(scenes, found.features, generator=generator)[["value", "low", "high"]]
+        groups = (found.images.category + " " + found.images.prompt).tolist()
+        spread = diversity(found.features, groups).numpy()
+        resampled = spread[np.random.default_rng(seed).integers(len(spread), size=(2_000, len(spread)))].mean(1)
+        measured.loc["diversity"] = [spread.mean(), *np.quantile(resampled, [0.025, 0.975])]
+        parts.append(measured.assign(series=name).rename_axis("measure").reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def information_table(found: Mapping[str, dict], categories: Sequence[str], seed: int) -> pd.DataFrame:
+    """The mutual information that each model's images carry of their prompts, nats: columns category, series, value,
+    low, high."""
+    parts = []
+    for name, unit in found.items():
+        pairs = [(category, i) for category, values in zip(categories, unit["information"], strict=True)
+                 for i in range(len(values))]  # fmt: skip
+        index = pd.MultiIndex.from_tuples(pairs, names=["category", "prompt"])
+        values = pd.Series(np.concatenate(unit["information"]), index)
+        parts.append(_as_series(mean_of_categories(values, seed), name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def results(
+    alignment: pd.DataFrame,
+    gain: pd.DataFrame,
+    share: dict[str, float],
+    measured: pd.DataFrame,
+    information: pd.DataFrame,
+    step_time: dict[str, float],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """What goes into reports/results/evaluation.json."""
+    mean = alignment[alignment.category == MEAN].set_index("series")
+    wide = measured.set_index(["measure", "series"])
+    told = information[information.category == MEAN].set_index("series")
+    return {
+        "alignment": mean.value.to_dict(),
+        "alignment_interval": mean[["low", "high"]].T.to_dict("list"),
+        "by_category": alignment.drop(columns="n").to_dict("records"),
+        "gain": gain.loc["ours", ["value", "low", "high"]].to_dict(),
+        "gains": gain[["value", "low", "high"]].T.to_dict(),
+        "share_of_ceiling": share["value"],
+        "share_of_ceiling_interval": [share["low"], share["high"]],
+        "quality": {
+            measure: {
+                "base": wide.value[measure, BASE],
+                "base_low": wide.low[measure, BASE],
+                "base_high": wide.high[measure, BASE],
+                "ours": wide.value[measure, "ours"],
+                "low": wide.low[measure, "ours"],
+                "high": wide.high[measure, "ours"],
+            }
+            for measure in dict.fromkeys(measured.measure)
+        },
+        "information": told[["value", "low", "high"]].T.to_dict(),
+        "step_time_ratio": step_time["ratio"],
+        "step_time_ratio_range": [step_time["smallest"], step_time["largest"]],
+        "settings": settings,
+    }
+
+
+def _as_series(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    return table.assign(series=name).rename_axis("category").reset_index()

@@ -1,0 +1,175 @@
+"""What the notebooks on fine-tuning share: choices from one pool, models with a LoRA merged in, gains and shares."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+import rfmi
+from rfmi.evaluation import Evaluation, compare, mean_of_categories, prompt_means
+from rfmi.finetuning import FinetuningSettings, finetune
+from rfmi.pipelines import Conditioning, PipelineField, sample
+from rfmi.selection import Selection, best, join, worst
+from rfmi.study import finetuning_tables as tables
+from rfmi.study.finetuning_pools import ALL, HELD_OUT, chosen_by, without_held_out
+from rfmi.study.shipped import pipeline_with
+
+
+def selection(prompts=3, keep=2, seed=0, null=0.0, texts=None):
+    n, generator = prompts * keep, torch.Generator().manual_seed(seed)
+    rows = [i // keep for i in range(n)]
+    table = pd.DataFrame(
+        {
+            "prompt_id": rows,
+            "prompt": [f"prompt {row}" if texts is None else texts[row] for row in rows],
+            "seed": [i % keep for i in range(n)],
+            "score": [float(-i) for i in range(n)],
+            "rank": [float(i % keep) for i in range(n)],
+        }
+    )
+    embeddings = torch.randn(prompts + 1, 4, generator=generator)
+    embeddings[-1] = null
+    latents = torch.randn(n, 2, 4, 4, generator=generator)
+    return Selection(Path("nowhere/one"), table, latents, torch.tensor(rows), Conditioning({"pooled": embeddings}))
+
+
+def test_selections_are_joined_and_prompts_numbered_on():
+    one, two = selection(seed=1), selection(prompts=2, seed=2)
+    both = join([one, two])
+    assert both.prompt_id.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert torch.equal(both.latents, torch.cat([one.latents, two.latents]))
+    assert len(both.conditioning) == 6
+    for number, origin, row in ((2, one, 2), (3, two, 0), (5, one, 3), (5, two, 2)):
+        assert torch.equal(both.conditioning.tensors["pooled"][number], origin.conditioning.tensors["pooled"][row])
+    assert torch.equal(best(both).latents, torch.cat([best(one).latents, best(two).latents]))
+
+
+def test_selections_of_other_pipelines_are_not_joined():
+    with pytest.raises(ValueError, match="null conditions differ"):
+        join([selection(), selection(null=1.0)])
+    with pytest.raises(ValueError, match="at least one"):
+        join([])
+
+
+def test_a_choice_by_other_numbers_takes_their_largest():
+    chosen = selection(keep=3)
+    by = [0.0, 5.0, 1.0, 2.0, 0.0, 7.0, 1.0, 0.0, 0.5]
+    assert torch.equal(best(chosen, by).latents, chosen.latents[[1, 5, 6]])
+    assert torch.equal(worst(chosen, by).latents, chosen.latents[[0, 4, 7]])
+    assert best(chosen, by).prompt_id.tolist() == [0, 1, 2]
+    for bad in (by[1:], [*by[:-1], float("nan")]):
+        with pytest.raises(ValueError, match="9 numbers"):
+            best(chosen, bad)
+
+
+def test_every_control_chooses_by_its_own_numbers():
+    pool = selection(prompts=4, keep=2)
+    numbers = {"ours": np.array([0, 1] * 4), "judge": np.array([1, 1, 0, 0, 2, 1, 1, 2])}
+    assert torch.equal(chosen_by("ours", pool, numbers, 0).latents, pool.latents[1::2])
+    assert torch.equal(chosen_by("worst", pool, numbers, 0).latents, pool.latents[::2])
+    by_judge = chosen_by("judge", pool, numbers, 0).latents
+    assert torch.equal(by_judge[2:], pool.latents[[4, 7]])
+    assert chosen_by(ALL, pool, numbers, 0) is pool
+    drawn = [chosen_by("random", pool, numbers, seed).latents for seed in (0, 0, 1, 2, 3)]
+    assert torch.equal(drawn[0], drawn[1]) and any(not torch.equal(drawn[0], other) for other in drawn[2:])
+
+
+def test_held_out_prompts_are_apart_from_the_others():
+    pool = selection(prompts=2 * HELD_OUT, keep=2)
+    kept, held = (without_held_out(pool, part) for part in (False, True))
+    assert held.prompt_id.unique().tolist() == [HELD_OUT - 1, 2 * HELD_OUT - 1]
+    assert len(kept.latents) + len(held.latents) == len(pool.latents)
+    assert not set(kept.prompt_id.tolist()) & set(held.prompt_id.tolist())
+    assert int(held.candidates["rank"].notna().sum()) == len(held.latents)
+    assert torch.equal(best(held).latents, pool.latents[[2 * HELD_OUT - 2, 4 * HELD_OUT - 2]])
+
+
+def test_a_merged_lora_draws_what_diffusers_draws_with_it_loaded(tmp_path):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    field = PipelineField(pipeline, ["a red circle"])
+    noise, labels, times = field.noise([1, 2]), torch.zeros(2, dtype=torch.long), field.times(4)
+    chosen = replace(
+        selection(prompts=1), latents=torch.randn(2, *field.shape), conditioning=field.conditioning,
+    )  # fmt: skip
+    settings = FinetuningSettings(steps=3, batch=2, learning_rate=2e-2, warmup=0, averaging=0.0, rank=2)
+    lora = finetune(pipeline, chosen, output=tmp_path, settings=settings).folder
+
+    def drawn(one):
+        return sample(PipelineField(one, ["a red circle"]), noise, labels, times=times, guidance=2.0)
+
+    before = drawn(pipeline)
+    merged = drawn(pipeline_with(lora))
+    pipeline.load_lora_weights(lora)
+    torch.testing.assert_close(merged, drawn(pipeline), rtol=1e-3, atol=1e-3)
+    assert (merged - before).abs().max() > 1e-2
+    torch.testing.assert_close(drawn(pipeline_with(None)), before, rtol=1e-4, atol=1e-4)
+
+
+def evaluation(values):
+    """values: by category, a row a prompt, a column an image."""
+    rows = [
+        {"category": category, "prompt": f"{category} {i}", "seed": 42 + j, "aligned": value, "score": value}
+        for category, table in values.items()
+        for i, row in enumerate(table)
+        for j, value in enumerate(row)
+    ]
+    return Evaluation(pd.DataFrame(rows), None)
+
+
+def test_seeds_of_training_are_averaged_prompt_by_prompt():
+    base = evaluation({"color": [[0, 0], [1, 1]], "shape": [[0, 1]]})
+    one = evaluation({"color": [[1, 1], [1, 1]], "shape": [[1, 1]]})
+    two = evaluation({"color": [[0, 0], [1, 1]], "shape": [[0, 1]]})
+    assert prompt_means([one, two]).tolist() == [0.5, 1.0, 0.75]
+    found = compare(base, [one, two])
+    assert found.value.to_dict() == pytest.approx({"color": 0.25, "shape": 0.25, "mean": 0.25})
+    with pytest.raises(ValueError, match="other prompts or seeds"):
+        compare(base, [one, evaluation({"color": [[0, 0], [1, 1]], "shape": [[0, 1, 1]]})])
+
+
+def test_the_interval_of_a_mean_is_that_of_the_central_limit():
+    random = np.random.default_rng(0)
+    values = {"color": random.normal(0, 1, 400), "shape": random.normal(0, 2, 400)}
+    index = [(category, str(i)) for category, part in values.items() for i in range(len(part))]
+    series = pd.Series(np.concatenate(list(values.values())), pd.MultiIndex.from_tuples(index, names=["category", "p"]))
+    found = mean_of_categories(series, 0).loc["mean"]
+    half = 1.96 * np.sqrt((1 + 4) / 400) / 2
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.12)
+    assert found.value == pytest.approx(np.mean([part.mean() for part in values.values()]))
+
+
+def test_the_share_of_the_ceiling_is_the_ratio_of_gains():
+    random = np.random.default_rng(1)
+    base = (random.random((60, 4)) < 0.3).astype(float)
+    half, most = base.copy(), base.copy()
+    half[:15], most[:30] = 1, 1
+    evaluations = {
+        name: [evaluation({"color": table, "shape": table})] for name, table in
+        (("base", base), ("ours", half), ("judge", most))
+    }  # fmt: skip
+    found = tables.share_of_ceiling(evaluations, "ours", 0)
+    expected = (half - base).mean() / (most - base).mean()
+    assert found["value"] == pytest.approx(expected) and found["low"] < expected < found["high"]
+    assert tables.share_of_ceiling(evaluations, "judge", 0) == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_a_table_says_what_every_method_needs():
+    found = tables.alignment_by_method(
+        {name: [evaluation({"color": [[1, 0], [1, 1]], "shape": [[0, 0]]})] for name in ("base", "clip_score")}, 0
+    )
+    shown = tables.as_shown(found)
+    assert shown.needs.to_dict() == {"base": "nothing", "clip_score": "an auxiliary model"}
+    assert list(shown.columns) == ["needs", "color", "shape", "mean"]
+    assert shown.color["base"].startswith("75.0%") and shown["mean"]["base"].startswith("37.5%")
+
+
+def test_the_alignment_of_choices_is_counted_by_category():
+    pool = selection(prompts=2, keep=2, texts=["a red circle", "two blue squares"])
+    numbers = {"ours": np.array([1, 0, 0, 1]), "aligned": np.array([1.0, 0.0, 1.0, 0.0]), "judge": np.zeros(4)}
+    found = tables.chosen_alignment(pool, numbers, ["ours", "worst"], 0).set_index(["series", "category"]).value
+    assert found["ours"].to_dict() == {"color": 1.0, "numeracy": 0.0, "mean": 0.5}
+    assert found["worst"].to_dict() == {"color": 0.0, "numeracy": 1.0, "mean": 0.5}
