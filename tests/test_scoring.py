@@ -67,6 +67,41 @@ def test_exact_forms_have_the_mean_of_the_estimators(mixture, form):
     assert float(found.values.mean()) == pytest.approx(expected.value, abs=6 * expected.standard_error + 0.03)
 
 
+def test_the_conditional_loss_with_exact_weights_is_the_likelihood_up_to_a_constant(mixture, pairs):
+    x, labels = pairs
+    method = Method("conditional_loss", nodes=40, noises=200, against="nothing")
+    found = re_noising_scores(mixture, x, labels, method, seed=0).values
+    spread = torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64)[labels]
+    means = torch.tensor([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]], dtype=torch.float64)[labels]
+    truth = -(x - means).square().sum(1) / (2 * spread) - spread.log()
+    difference = found - truth
+    assert torch.corrcoef(torch.stack([found, truth]))[0, 1] > 0.97
+    assert difference.std() < 0.25 * truth.std()
+
+
+def test_information_and_likelihood_is_their_sum(mixture, pairs):
+    x, labels = pairs
+    levels = (0.3, 0.5, 0.7)
+    both, information, likelihood = (
+        re_noising_scores(mixture, x, labels, Method(form, levels, noises=3, weights="exact", against=against), seed=1)
+        for form, against in
+        (("information_and_likelihood", "null"), ("re_noising", "null"), ("conditional_loss", "nothing"))
+    )  # fmt: skip
+    torch.testing.assert_close(both.values, information.values + likelihood.values)
+    assert both.evaluations == information.evaluations == 2 * likelihood.evaluations
+
+
+def test_exact_weights_of_a_band_are_the_integral_over_it():
+    t, weights = Method("re_noising", tuple(0.3 + 0.002 * k for k in range(201)), weights="exact").times_and_weights()
+    expected = torch.log(torch.tensor(0.7 / 0.3)) - 0.4  # of (1 - sigma) / sigma from 0.3 to 0.7
+    assert float(weights.sum()) == pytest.approx(float(expected), rel=0.01)
+    torch.testing.assert_close(weights, t / (1 - t) * 0.002)
+    with pytest.raises(ValueError, match="at two or more"):
+        Method("re_noising", (0.5,), weights="exact")
+    with pytest.raises(ValueError, match="'odd'"):
+        Method("re_noising", (0.5, 0.6), weights="odd")
+
+
 def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
     x, labels = pairs
     levels = (0.9, 0.6)

@@ -17,7 +17,7 @@ from rfmi.selection import Pruning, candidates, read_selection, select, selectin
 from rfmi.selection.folder import fingerprint, unit_path
 
 TEXTS = ["a red circle", "two blue squares"]
-SMALL = {"candidates": 3, "keep": 1, "steps": 3, "guidance": 2.0, "seed": 5}
+SMALL = {"method": "re_noising_high_noise", "candidates": 3, "keep": 1, "steps": 3, "guidance": 2.0, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def whole(pipeline, tmp_path_factory):
-    return select(pipeline, TEXTS, output=tmp_path_factory.mktemp("whole"), method="re_noising_high_noise", **SMALL)
+    return select(pipeline, TEXTS, output=tmp_path_factory.mktemp("whole"), **SMALL)
 
 
 def image_of(selection, row):
@@ -85,7 +85,7 @@ def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_pat
 
 def test_with_every_draft_a_finalist_pruning_changes_no_choice(pipeline, whole, tmp_path):
     pruned = select(
-        pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3), method="re_noising_high_noise", **SMALL
+        pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3), **SMALL
     )
     assert kept_rows(pruned).seed.tolist() == kept_rows(whole).seed.tolist()
     np.testing.assert_allclose(pruned.candidates.score, whole.candidates.score, rtol=1e-4, atol=1e-2)
@@ -112,23 +112,23 @@ def test_a_killed_run_goes_on_at_the_next_prompt(pipeline, whole, tmp_path, monk
 
     monkeypatch.setattr(selecting, "draw_candidates", dies_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        select(pipeline, TEXTS, output=tmp_path, method="re_noising_high_noise", **SMALL)
+        select(pipeline, TEXTS, output=tmp_path, **SMALL)
     assert unit_path(tmp_path, 0).exists() and not unit_path(tmp_path, 1).exists()
     with pytest.raises(FileNotFoundError, match="no finished selection"):
         read_selection(tmp_path)
     monkeypatch.undo()
-    again = select(pipeline, TEXTS, output=tmp_path, method="re_noising_high_noise", **SMALL)
+    again = select(pipeline, TEXTS, output=tmp_path, **SMALL)
     pd.testing.assert_frame_equal(again.candidates, whole.candidates)
     assert torch.equal(again.latents, whole.latents)
 
 
 def test_a_path_score_can_choose(pipeline, tmp_path):
-    found = select(pipeline, TEXTS[:1], output=tmp_path, method="path", **SMALL)
+    found = select(pipeline, TEXTS[:1], output=tmp_path, **(SMALL | {"method": "path"}))
     assert found.candidates.score.equals(found.candidates.path) and found.candidates.standard_error.isna().all()
 
 
 def test_a_lost_image_is_noticed(pipeline, tmp_path):
-    found = select(pipeline, TEXTS[:1], output=tmp_path, method="path", **SMALL)
+    found = select(pipeline, TEXTS[:1], output=tmp_path, **(SMALL | {"method": "path"}))
     next((found.folder / "images").glob("*.png")).unlink()
     with pytest.raises(FileNotFoundError, match="has lost the image"):
         read_selection(tmp_path)

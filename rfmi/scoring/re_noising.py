@@ -8,9 +8,12 @@ With x_t = (1 - t) eps + t x, v = x - eps, e(.) = ||v - u(x_t, t | .)||^2 and De
                                                               = Delta . (v - u(x_t)) residual
                                                               = mean e(y') - e(y)    against other prompts y'
                                                               = -e(y)                the conditional loss alone
+                                                              = e(null) - 2 e(y)     information and likelihood
 
 in nats where w_j is a quadrature rule times t/(1-t), and then the re-noising score is the point-wise information
-log p(x|y)/p(x) (`rfmi.estimators`). Other weights rank by another mixture of noise levels and are no nats.
+log p(x|y)/p(x) (`rfmi.estimators`). With the same weights -e(y) is log p(x|y) up to a constant, by the bound of the
+likelihood that diffusion models train on (Kingma et al. 2021, arXiv 2107.00630), so the last form is i(x; y) + log
+p(x|y). Other weights rank by another mixture of noise levels and are no nats.
 
 Levels and noises are functions of the seed alone, common to all samples and prompts: a sample's score does not depend
 on what is scored beside it, and what the noise adds to all candidates of a prompt alike does not reach their order.
@@ -55,6 +58,7 @@ FORMS: dict[str, Form] = {
     "inner_product": lambda v, u_c, others: _dot(u_c, u_c - others[0]),
     "residual": lambda v, u_c, others: _dot(u_c - others[0], v - others[0]),
     "conditional_loss": lambda v, u_c, others: -_error(v, u_c),
+    "information_and_likelihood": lambda v, u_c, others: _error(v, others[0]) - 2 * _error(v, u_c),
 }
 
 

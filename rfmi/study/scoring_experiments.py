@@ -20,7 +20,7 @@ from rfmi.study.cache import Cache
 from rfmi.study.scoring_cost import overhead_of_scoring
 from rfmi.study.shipped import BATCH, cache_for, loaded_clip, loaded_pipeline, spread, validation_field
 
-LEVEL_FORMS = ("re_noising", "squared", "inner_product", "conditional_loss")
+LEVEL_FORMS = ("re_noising", "conditional_loss", "information_and_likelihood", "squared")
 
 
 def scoring_cache() -> Cache:
@@ -79,12 +79,12 @@ def method_columns(field: PipelineField, x: Tensor, labels: Tensor, methods: lis
         method = METHODS[name]
         groups.setdefault((method.sigmas, method.nodes, method.noises, method.against == "prompts"), []).append(name)
     for (sigmas, _, noises, others), names in groups.items():
-        times, weights = METHODS[names[0]].times_and_weights()
+        times, _ = METHODS[names[0]].times_and_weights()
         forms = sorted({METHODS[name].form for name in names} | (set(LEVEL_FORMS) if sigmas == EVEN else set()))
         against = near[labels] if others else NULL
         draws = re_noising_draws(field, x, labels, forms, times=times, noises=noises, seed=seed, against=against)
         for name in names:
-            columns[name] = weighted(draws[METHODS[name].form], weights, 0).values
+            columns[name] = weighted(draws[METHODS[name].form], METHODS[name].times_and_weights()[1], 0).values
         if sigmas == EVEN and not others:
             for form in LEVEL_FORMS:
                 means = draws[form].mean(2)
@@ -92,7 +92,7 @@ def method_columns(field: PipelineField, x: Tensor, labels: Tensor, methods: lis
     return columns
 
 
-def pruning_unit(
+def choice_unit(
     category: str,
     n_prompts: int,
     candidates: int,

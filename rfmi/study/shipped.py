@@ -67,7 +67,9 @@ def validation_field(
     category: str, device: str = "cpu", compiled: bool = False, precision: str = "float32"
 ) -> PipelineField:
     """The shipped pipeline's field over all validation prompts of a category, which are each other's neighbours."""
-    return PipelineField(loaded_pipeline(device, compiled, precision), prompts(category, "val"))
+    return PipelineField(
+        loaded_pipeline(device, compiled, precision), prompts(category, "val"), micro_batch=2 * BATCH
+    )
 
 
 def cache_for(*modules: str) -> Cache:
