@@ -56,6 +56,38 @@ def test_the_judge_and_the_speed():
     assert f"{speed:.0f} images a second" in readme()
 
 
+SCORES = {
+    "random": "nothing", "published_path": "nothing", "guided_path": "nothing", "re_noising": "nothing",
+    "conditional_loss_middle": "nothing", "re_noising_middle": "nothing", "information_and_likelihood": "nothing",
+    "clip_score": "an auxiliary model", "judge": "the truth",
+}  # fmt: skip
+
+
+def scoring_rows():
+    found = results("scoring")
+    for name, needs in SCORES.items():
+        low, high = found["top1_interval"][name]
+        area = f"{found['auc'][name]:.2f}" if name in found["auc"] else ""
+        yield f"| `{name}` | {needs} | {found['top1'][name]:.1%} ({low:.1%} to {high:.1%}) | {area} |"
+
+
+def test_scoring_table():
+    assert [row for row in scoring_rows() if row not in readme()] == []
+
+
+def test_the_share_of_the_ceiling_and_the_cost_of_choosing():
+    found, text = results("scoring"), " ".join(readme().split())
+    low, high = found["share_of_ceiling_interval"]
+    assert f"goes {found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of the way" in text
+    for m, row in found["pruned"].items():
+        assert (
+            f"{row['evaluations_ratio']:.1f} times fewer network evaluations at {m} candidates, for "
+            f"{100 * row['alignment_change']:+.1f} ({100 * row['alignment_change_low']:+.1f} to "
+            f"{100 * row['alignment_change_high']:+.1f}) points of alignment"
+        ) in text
+    assert f"cost {found['scoring_overhead']:+.1%} of generation" in text
+
+
 def test_benchmark_table():
     for row in benchmark_rows():
         assert row in readme(), f"the README lacks this row: {row}"

@@ -75,10 +75,10 @@ METHODS = {
     "residual": Method("residual"),
     "re_noising_even": Method("re_noising", EVEN),
     "re_noising_high_noise": Method("re_noising", HIGH_NOISE, noises=3),
-    "re_noising_middle": Method("re_noising", MIDDLE, noises=8, weights="exact"),
+    "re_noising_middle": Method("re_noising", MIDDLE, noises=16, weights="exact"),
     "conditional_loss": Method("conditional_loss", EVEN, against="nothing"),
-    "conditional_loss_middle": Method("conditional_loss", MIDDLE, noises=8, weights="exact", against="nothing"),
-    "information_and_likelihood": Method("information_and_likelihood", MIDDLE, noises=8, weights="exact"),
+    "conditional_loss_middle": Method("conditional_loss", MIDDLE, noises=16, weights="exact", against="nothing"),
+    "information_and_likelihood": Method("information_and_likelihood", MIDDLE, noises=16, weights="exact"),
     "against_prompts": Method("re_noising", HIGH_NOISE, noises=1, against="prompts"),
 }
 

@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 from rfmi.study.cache import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
+PLACE_OF_PACKAGES = re.compile(r"\S*/site-packages/")  # before the file that a warning names
 PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+%\|[^\r\n]*?\[[^\r\n\]]*\] *\n?|\r")
 KEPT_CELL_METADATA = ("tags", "alt")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -64,7 +65,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             cell.id = f"injected-parameters-{position}"
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and output.name == "stderr":
-                output.text = PROGRESS_BAR.sub("", output.text)
+                output.text = PLACE_OF_PACKAGES.sub("", PROGRESS_BAR.sub("", output.text))
         if "outputs" in cell:
             cell.outputs = [
                 output for output in cell.outputs if output.get("text", "-").strip() or output.output_type != "stream"
