@@ -82,7 +82,8 @@ def share_of_ceiling(
         n = len(part)
         rows = np.vstack([np.arange(n), random.integers(n, size=(resamples, n))])
         sums += np.stack([part[column].to_numpy()[rows].mean(1) for column in ("gain", "most")])
-    share = sums[0] / sums[1]
+    with np.errstate(invalid="ignore", divide="ignore"):  # where nothing is gained there is no share: NaN
+        share = sums[0] / sums[1]
     low, high = np.quantile(share[1:], [0.025, 0.975])
     return {"value": share[0], "low": low, "high": high}
 
