@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from diffusers.utils import logging
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 from rfmi.base_model.clip import load_clip
 from rfmi.base_model.folders import CHECKSUMS, base_clip, base_pipeline
@@ -30,7 +31,9 @@ def loaded_pipeline(
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # a LoRA of the transformer alone is no news
+    transformers_logging.disable_progress_bar()
     pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
+    pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.to(getattr(torch, precision))
     if compiled:
         pipeline.transformer.compile(dynamic=False)
