@@ -15,11 +15,12 @@ from rfmi.base_model.clip import image_features
 from rfmi.evaluation import Evaluation, evaluate
 from rfmi.finetuning import FinetuningSettings, finetune, held_out_information
 from rfmi.path_scores import path_scores
-from rfmi.pipelines import PipelineField, sample
+from rfmi.pipelines import PipelineField
 from rfmi.scenes import CATEGORIES, prompts, render, sample_scenes
 from rfmi.scenes.judging import judge
 from rfmi.selection import worst
 from rfmi.selection.folder import kept_rows
+from rfmi.study.base_model_experiments import drawn, reconstructed
 from rfmi.study.cache import digest
 from rfmi.study.finetuning_pools import Pool, chosen_by, folder_of, pool_of, run, without_held_out
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
@@ -117,7 +118,7 @@ def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int)
     """CLIP features of rendered scenes of the evaluated prompts after the autoencoder, as many as images."""
     field = PipelineField(loaded_pipeline(), spread(prompts(category, "val"), n_prompts))
     pictures = render(sample_scenes(category, n_prompts * images_per_prompt, seed))
-    return image_features(loaded_clip()[0], field.decode(field.encode(pictures))).round(decimals=5)
+    return image_features(loaded_clip()[0], reconstructed(field, pictures)).round(decimals=5)
 
 
 def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:
@@ -162,12 +163,11 @@ def before_and_after(
     """(images, prompts, the judge's verdicts): in turn the base model's and the tuned model's image of one validation
     prompt of every category after another, from the same noise."""
     texts = [text for category in CATEGORIES for text in spread(prompts(category, "val"), n_prompts)]
-    drawn = []
-    for lora in (None, folder_of("tunings", unit)):
-        field = PipelineField(pipeline_with(lora, pool.device), texts)
-        noise, labels = field.noise([seed + i for i in range(len(texts))]), torch.arange(len(texts))
-        latents = sample(field, noise, labels, times=field.times(steps), guidance=guidance, batch=BATCH)
-        drawn.append(field.decode(latents))
-    images = torch.stack(drawn, 1).flatten(0, 1)
-    twice = [text for text in texts for _ in drawn]
+    seeds = [seed + i for i in range(len(texts))]
+    pairs = [
+        drawn(PipelineField(pipeline_with(lora, pool.device), texts), texts, seeds, guidance, steps)
+        for lora in (None, folder_of("tunings", unit))
+    ]
+    images = torch.stack(pairs, 1).flatten(0, 1)
+    twice = [text for text in texts for _ in pairs]
     return images, twice, judge(images, twice).aligned.tolist()
