@@ -69,3 +69,8 @@ RECIPES["cpu_overlaps"] = replace(
     flow=replace(RECIPES["cpu"].flow, steps=3200, decay=0.5, seed=2),
     categories=(*CATEGORIES, *["3d_spatial"] * 5, "complex", "texture"),
 )
+RECIPES["cpu_overlaps_longer"] = replace(
+    RECIPES["cpu"],
+    flow=replace(RECIPES["cpu"].flow, steps=3000, decay=0.5, seed=3),
+    categories=(*CATEGORIES, *["3d_spatial"] * 6, "complex", "complex", "texture"),
+)
