@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     adder.set_defaults(command=refresh_command)
 
     adder = commands.add_parser("train-base", help="train the base model of the small world; resumes by itself")
-    adder.add_argument("--profile", default="cpu", help="smoke, cpu, cpu_longer, cpu_overlaps or gpu (default: cpu)")
+    adder.add_argument("--profile", default="cpu", help="a name in rfmi/base_model/recipe.py (default: cpu)")
     adder.add_argument("--start", default="", metavar="FOLDER", help="a finished folder, to train its flow longer")
     adder.add_argument("--work", default="", metavar="FOLDER", help="checkpoints (default: a folder of the cache)")
     adder.add_argument("--output", default="", metavar="FOLDER", help="the model's folder (default: WORK/output)")
