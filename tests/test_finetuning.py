@@ -35,6 +35,7 @@ from rfmi.finetuning import (
     FinetuningSettings,
     finetune,
     held_out_information,
+    held_out_preference,
     read_finetuned,
     results,
     state,
@@ -427,6 +428,32 @@ def test_held_out_information_is_the_mean_score_of_the_tuned_model(pipeline, tmp
         information(deepcopy(pipeline.transformer))
     with pytest.raises(ValueError, match="held out"):
         held_out_information(field, held_out.latents, labels[:1])
+
+
+def test_the_held_out_preference_is_the_loss_of_the_held_out_pairs(pipeline, tmp_path):
+    chosen, others, labels, beta = selection(), selection(seed=5), torch.arange(3), 20.0
+    better, worse = others.latents, others.latents.flip(0)
+    field, method = field_of(pipeline, chosen), Method("conditional_loss", (0.6,), noises=1, against="nothing")
+
+    def margins():
+        errors = [-re_noising_scores(field, x, labels, method, seed=7).values / x[0].numel() for x in (better, worse)]
+        return errors[0] - errors[1]
+
+    before = margins()
+    preference = held_out_preference(field, better, worse, labels, (0.6,), 7, beta=beta)
+    done = finetune(pipeline, chosen, output=tmp_path, settings=QUICK, validation=preference)
+    assert dict(done.validation)[0] == pytest.approx(-math.log(2))
+    pipeline.load_lora_weights(tmp_path)
+    zero = torch.zeros(3)
+    expected = -preference_losses((margins() - before, zero), (zero, zero), beta).mean().item()
+    assert dict(done.validation)[done.chosen_step] == pytest.approx(expected, rel=1e-3)
+    assert abs(expected + math.log(2)) > 1e-3
+    with pytest.raises(ValueError, match="another pipeline"):
+        preference(deepcopy(pipeline.transformer))
+    for refused in (lambda: held_out_preference(field, better, worse[:2], labels, beta=beta),
+                    lambda: held_out_preference(field, better[:0], worse[:0], labels[:0], beta=beta)):  # fmt: skip
+        with pytest.raises(ValueError, match="held out"):
+            refused()
 
 
 def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_path):

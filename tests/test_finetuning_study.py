@@ -15,7 +15,7 @@ from rfmi.finetuning import FinetuningSettings, finetune
 from rfmi.pipelines import Conditioning, PipelineField, sample
 from rfmi.selection import Selection, best, join, worst
 from rfmi.study import finetuning_tables as tables
-from rfmi.study.finetuning_pools import ALL, HELD_OUT, chosen_by, without_held_out
+from rfmi.study.finetuning_pools import ALL, HELD_OUT, chosen_by, rejected_by, without_held_out
 from rfmi.study.shipped import pipeline_with
 
 
@@ -74,6 +74,12 @@ def test_every_control_chooses_by_its_own_numbers():
     by_judge = chosen_by("judge", pool, numbers, 0).latents
     assert torch.equal(by_judge[2:], pool.latents[[4, 7]])
     assert chosen_by(ALL, pool, numbers, 0) is pool
+    assert torch.equal(rejected_by("ours", pool, numbers, 0).latents, pool.latents[::2])
+    assert torch.equal(rejected_by("worst", pool, numbers, 0).latents, pool.latents[1::2])
+    assert torch.equal(rejected_by("judge", pool, numbers, 0).latents[2:], pool.latents[[5, 6]])
+    for seed in range(3):  # never the same image on both sides
+        sides = [by("random", pool, numbers, seed).latents for by in (chosen_by, rejected_by)]
+        assert not (sides[0] == sides[1]).flatten(1).all(1).any()
     drawn = [chosen_by("random", pool, numbers, seed).latents for seed in (0, 0, 1, 2, 3)]
     assert torch.equal(drawn[0], drawn[1]) and any(not torch.equal(drawn[0], other) for other in drawn[2:])
 

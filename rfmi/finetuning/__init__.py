@@ -1,10 +1,10 @@
 """Fine-tuning a pipeline on images of its own: a low-rank adapter, the flow-matching loss, an early choice by
-information."""
+what the model itself says of held-out images."""
 
 from rfmi.finetuning.results import Finetuned, read_finetuned
 from rfmi.finetuning.settings import PRESETS, FinetuningSettings
 from rfmi.finetuning.tuning import finetune
-from rfmi.finetuning.validation import held_out_information
+from rfmi.finetuning.validation import held_out_information, held_out_preference
 
 __all__ = [
     "PRESETS",
@@ -12,5 +12,6 @@ __all__ = [
     "Finetuned",
     "finetune",
     "held_out_information",
+    "held_out_preference",
     "read_finetuned",
 ]

@@ -1,4 +1,4 @@
-"""What the moving average of the weights is judged by while it trains: information on pairs that were held out.
+"""What the moving average of the weights is judged by while it trains: images of prompts that were held out.
 
 No judge and no other model: the pipeline's own re-noising score, at the same noise in every round.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
+from rfmi.finetuning.adapter import without_adapter
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.scoring.methods import HIGH_NOISE
@@ -38,8 +40,52 @@ def held_out_information(
     method = Method(form, tuple(sigmas), noises=noises, against=against)
 
     def information(transformer: nn.Module) -> float:
-        if transformer is not field.pipeline.transformer:
-            raise ValueError("the field is of another pipeline than the one that is tuned; make it of that one")
+        _check_field(field, transformer)
         return float(re_noising_scores(field, x, labels, method, seed=seed).values.mean())
 
     return information
+
+
+def held_out_preference(
+    field: PipelineField,
+    chosen: Tensor,
+    rejected: Tensor,
+    labels: Tensor,
+    sigmas: Sequence[float] = HIGH_NOISE,
+    seed: int = 0,
+    *,
+    noises: int = 1,
+    beta: float,
+) -> Validation:
+    """A validation for `finetune` with the preference `dpo`: the mean of log sigmoid(beta/2 gain) over held-out pairs
+    of latents chosen and rejected (n, C, h, w) of the prompts `labels` (n,), the preference's loss with its sign turned
+    (arXiv 2311.12908); -log 2 where nothing is learned yet.
+
+    The gain of a pair, on the mean squared error of an element as in training, is its mean over sigmas and `noises`
+    draws. Raises ValueError for pairs of none, or of another number or shape.
+    """
+    if not len(chosen) or chosen.shape != rejected.shape or len(chosen) != len(labels):
+        raise ValueError(
+            f"chosen images {tuple(chosen.shape)} and rejected ones {tuple(rejected.shape)} are held out for "
+            f"{len(labels)} labels; give at least one pair, both of one shape, one label each"
+        )
+    method = Method("conditional_loss", tuple(sigmas), noises=noises, against="nothing")
+    base: list[Tensor] = []
+
+    def margins() -> Tensor:
+        better, worse = (re_noising_scores(field, x, labels, method, seed=seed).values for x in (chosen, rejected))
+        return (better - worse) / chosen[0].numel()
+
+    def preference(transformer: nn.Module) -> float:
+        _check_field(field, transformer)
+        if not base:
+            with without_adapter(transformer):
+                base.append(margins())
+        return float(logsigmoid(0.5 * beta * (margins() - base[0])).mean())
+
+    return preference
+
+
+def _check_field(field: PipelineField, transformer: nn.Module) -> None:
+    if transformer is not field.pipeline.transformer:
+        raise ValueError("the field is of another pipeline than the one that is tuned; make it of that one")

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from rfmi.base_model.clip import image_features
 from rfmi.evaluation import Evaluation, evaluate
-from rfmi.finetuning import FinetuningSettings, finetune, held_out_information
+from rfmi.finetuning import FinetuningSettings, finetune, held_out_information, held_out_preference
+from rfmi.finetuning.validation import Validation
 from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField
 from rfmi.scenes import CATEGORIES, prompts, render, sample_scenes
 from rfmi.scenes.judging import judge
-from rfmi.selection import worst
+from rfmi.scoring.methods import MIDDLE
+from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
 from rfmi.study.base_model_experiments import drawn, reconstructed
 from rfmi.study.cache import digest
-from rfmi.study.finetuning_pools import Pool, chosen_by, folder_of, pool_of, run, without_held_out
+from rfmi.study.finetuning_pools import Pool, chosen_by, folder_of, pool_of, rejected_by, run, without_held_out
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
 
 NOISE_SEED = 7  # of the held-out information
@@ -38,26 +40,16 @@ def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict
     unit = {"control": control, "seed": seed, "pool": pool, "settings": settings, "start": start}
     everything, numbers = pool_of(Pool(**pool), workers=1)
     selection = chosen_by(control, everything, numbers, seed)
-    rejected = None
-    if settings.get("preference") == "dpo":
-        rejected = worst(everything, numbers["ours"])
+    rejected = rejected_by(control, everything, numbers, seed) if settings["preference"] == "dpo" else None
     pipeline = loaded_pipeline(pool["device"])
-    held_out = without_held_out(selection, True)
-    field = PipelineField(
-        pipeline,
-        [f"prompt {i}" for i in range(len(selection.conditioning) - 1)],
-        conditioning=selection.conditioning,
-    )
     found = finetune(
         pipeline,
         without_held_out(selection, False),
         output=folder_of("tunings", unit),
         settings=FinetuningSettings(**settings, seed=seed),
-        rejected=rejected,
+        rejected=None if rejected is None else without_held_out(rejected, False),
         start=None if start is None else folder_of("tunings", start),
-        validation=held_out_information(
-            field, held_out.latents, held_out.prompt_id, seed=NOISE_SEED, form="conditional_loss"
-        ),
+        validation=held_out_validation(pipeline, selection, rejected, settings),
     )
     kept = kept_rows(selection.candidates).index
     place = {row: i for i, row in enumerate(kept_rows(everything.candidates).index)}
@@ -68,6 +60,30 @@ def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict
         "chosen_step": found.chosen_step,
         "aligned": float(np.mean(aligned)),
     }
+
+
+def held_out_validation(
+    pipeline: StableDiffusion3Pipeline, selection: Selection, rejected: Selection | None, settings: dict
+) -> Validation:
+    """What the saved step is chosen by, on the prompts kept from training: the preference's loss where there are
+    rejected images, the conditional branch's otherwise."""
+    texts = [f"prompt {i}" for i in range(len(selection.conditioning) - 1)]
+    field = PipelineField(pipeline, texts, conditioning=selection.conditioning)
+    held_out = without_held_out(selection, True)
+    if rejected is None:
+        return held_out_information(
+            field, held_out.latents, held_out.prompt_id, seed=NOISE_SEED, form="conditional_loss"
+        )
+    return held_out_preference(
+        field,
+        held_out.latents,
+        without_held_out(rejected, True).latents,
+        held_out.prompt_id,
+        MIDDLE,
+        NOISE_SEED,
+        noises=2,
+        beta=settings["beta"],
+    )
 
 
 def evaluation_unit(

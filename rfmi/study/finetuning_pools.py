@@ -101,18 +101,25 @@ def pool_of(pool: Pool, workers: int) -> tuple[Selection, dict[str, np.ndarray]]
     return selection, {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
-def chosen_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
-    """All images for `ALL`, else one of every prompt: `random` (by the seed), `worst` (by our score), or the best by a
-    score's name; among equals the seed decides.
-    """
-    if control == ALL:
-        return selection
-    noise = np.random.default_rng(seed).random(len(selection.latents))
+def numbers_of(control: str, numbers: dict[str, np.ndarray], seed: int) -> np.ndarray:
+    """(n,) what a control chooses by, the larger the better: `random` by the seed alone, `worst` by our score turned
+    round, the others by the score of their name; among equals the seed decides."""
+    noise = np.random.default_rng(seed).random(len(numbers["ours"]))
     if control == "random":
-        return best(selection, noise)
+        return noise
     if control == "worst":
-        return worst(selection, numbers["ours"])
-    return best(selection, numbers[control] + 1e-9 * noise)
+        return -numbers["ours"]
+    return numbers[control] + 1e-9 * noise
+
+
+def chosen_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
+    """The image of every prompt that a control finds best; all images for `ALL`."""
+    return selection if control == ALL else best(selection, numbers_of(control, numbers, seed))
+
+
+def rejected_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
+    """The image of every prompt that a control finds worst."""
+    return worst(selection, numbers_of(control, numbers, seed))
 
 
 def without_held_out(selection: Selection, held_out: bool) -> Selection:
