@@ -169,6 +169,7 @@ def test_a_table_says_what_every_method_needs():
     )
     shown = tables.as_shown(found)
     assert shown.needs.to_dict() == {"base": "nothing", "clip_score": "an auxiliary model"}
+    assert tables.needs("judge, best alone") == "the truth"
     assert list(shown.columns) == ["needs", "color", "shape", "mean"]
     assert shown.color["base"].startswith("75.0%") and shown["mean"]["base"].startswith("37.5%")
 

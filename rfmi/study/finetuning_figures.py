@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -29,24 +29,24 @@ def curves(runs: Mapping[str, Mapping]) -> Figure:
         right.plot(steps, values - values[0], color=colour[name], marker=marker[name], label=name)
         chosen = int(np.flatnonzero(steps == run["chosen_step"])[0])
         right.plot(steps[chosen], values[chosen] - values[0], "o", ms=12, mfc="none", color=colour[name])
-    left.set(xlabel="step", ylabel="flow-matching loss")
+    left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="step", ylabel="held-out value, less that before training")
     right.axhline(0, color="k", lw=0.8)
     right.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure
 
 
-def gains(table: pd.DataFrame, needs: Mapping[str, str]) -> Figure:
+def gains(table: pd.DataFrame, needs: Callable[[str], str]) -> Figure:
     """What each method adds to the base model's alignment, with intervals, the largest on top.
 
-    table: value, low, high by method; needs: what a method needs beside the model, which gives its colour.
+    table: value, low, high by method; needs: what a method of this name needs beside the model, which gives its colour.
     """
     table = table.sort_values("value")
     figure, axes = panels(size=(7.2, 0.42 * len(table) + 1.2))
-    kinds = list(dict.fromkeys(needs.get(name, "nothing") for name in table.index))
+    kinds = list(dict.fromkeys(needs(name) for name in table.index))
     colour, marker = colours(kinds), markers(kinds)
     for kind in kinds:
-        rows = [i for i, name in enumerate(table.index) if needs.get(name, "nothing") == kind]
+        rows = [i for i, name in enumerate(table.index) if needs(name) == kind]
         part = table.iloc[rows]
         spread = [part.value - part.low, part.high - part.value]
         axes.errorbar(part.value, rows, xerr=spread, fmt=marker[kind], color=colour[kind], label=f"needs {kind}")

@@ -21,16 +21,12 @@ from rfmi.selection.folder import kept_rows
 from rfmi.study.finetuning_pools import chosen_by
 
 BASE, CEILING, MEAN = "base", "judge", "mean"
-NEEDS = {
-    "base": "nothing",
-    "random": "nothing",
-    "worst": "nothing",
-    "published_path": "nothing",
-    "ours": "nothing",
-    "ours_round_2": "nothing",
-    "clip_score": "an auxiliary model",
-    "judge": "the truth",
-}
+NEEDS = {"clip_score": "an auxiliary model", "judge": "the truth"}
+
+
+def needs(method: str) -> str:
+    """What a method needs beside the model itself; of a variation, "judge, ...", what its choice needs."""
+    return NEEDS.get(method.split(",")[0], "nothing")
 
 
 def chosen_alignment(
@@ -58,7 +54,7 @@ def as_shown(alignment: pd.DataFrame) -> pd.DataFrame:
     text = [f"{row.value:.1%} ({row.low:.1%} to {row.high:.1%})" for row in alignment.itertuples()]
     table = alignment.assign(text=text).pivot(index="series", columns="category", values="text")
     table = table.loc[list(dict.fromkeys(alignment.series)), list(dict.fromkeys(alignment.category))]
-    table.insert(0, "needs", [NEEDS.get(name, "nothing") for name in table.index])
+    table.insert(0, "needs", [needs(name) for name in table.index])
     return table.rename_axis(index="fine-tuned on", columns=None)
 
 
