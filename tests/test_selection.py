@@ -83,6 +83,14 @@ def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_pat
     assert dropped.draft_score.max() <= pruned.candidates.draft_score.max()
 
 
+def test_drafts_without_guidance_leave_out_the_null_branch(pipeline, tmp_path):
+    pruned = select(
+        pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1), **SMALL | {"guidance": 1.0}
+    )
+    cheap = 3 + Pruning().method.evaluations
+    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 36]
+
+
 def test_with_every_draft_a_finalist_pruning_changes_no_choice(pipeline, whole, tmp_path):
     pruned = select(
         pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3), **SMALL

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rfmi.path_scores import PathScores, path_scores
-from rfmi.pipelines import PipelineField
+from rfmi.pipelines import PipelineField, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores, re_noising_scores
 from rfmi.selection.pruning import Pruning
 
@@ -62,9 +62,15 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         columns["evaluations"][rows] += found.evaluations / len(rows)
         return found
 
+    def drafted(rows: Tensor, steps: int) -> Tensor:
+        before, labels = flow.evaluations, torch.full((len(rows),), label)
+        drafts = sample(flow, noise[rows], labels, times=flow.times(steps), guidance=recipe.guidance)
+        columns["evaluations"][rows] += (flow.evaluations - before) / len(rows)
+        return drafts
+
     rows = torch.arange(m)
     if recipe.pruning is not None:
-        drafts = drawn(rows, recipe.pruning.steps).samples
+        drafts = drafted(rows, recipe.pruning.steps)
         columns["draft_score"] = scored(rows, drafts, recipe.pruning.method).values.cpu()
         finalists = min(m, max(recipe.keep, recipe.pruning.finalists))
         rows = columns["draft_score"].topk(finalists).indices.sort().values

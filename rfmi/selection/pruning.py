@@ -3,10 +3,11 @@
 The sampling ODE is deterministic, so a coarse grid of times carries the same noise to nearly the same image. All M
 candidates are drawn coarsely, scored cheaply, and only the best few are drawn in full and scored in full:
 
-    M (2 s + c) + F (2 S + C)   network evaluations in place of   M (2 S + C),
+    M (g s + c) + F (2 S + C)   network evaluations in place of   M (2 S + C),
 
-with s and S steps of draft and image, c and C evaluations of the cheap and the full score, F finalists. The defaults
-were fixed on training prompts of the small world: 30 M + 3 x 216 in place of 216 M at 28 steps.
+with s and S steps of draft and image, c and C evaluations of the cheap and the full score, F finalists, and g = 2, or 1
+without guidance, since a draft has no scores along its path and then needs no null branch. The defaults were fixed on
+training prompts of the small world without guidance: 30 M + 3 x 216 in place of 216 M at 28 steps.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Pruning:
 
     steps: int = 10
     finalists: int = 3
-    method: Method = Method("information_and_likelihood", MIDDLE, noises=1, weights="exact")
+    method: Method = Method("information_and_likelihood", MIDDLE, noises=2, weights="exact")
 
     def __post_init__(self) -> None:
         if self.steps < 3 or self.finalists < 1:
