@@ -287,7 +287,9 @@ def test_progress_bars_are_stripped_and_warnings_kept():
     stream = io.StringIO()
     for step in tqdm(range(2), file=stream, desc="walk", mininterval=0):
         stream.write(f"/somebody/of/one/site-packages/a warning at {step}\n")
-    texts = stream.getvalue(), stream.getvalue().replace("/somebody/of/one/site-packages/a warning", "").replace(" at 0\n", "").replace(" at 1\n", "")
+    whole = stream.getvalue()
+    bars = whole.replace("/somebody/of/one/site-packages/a warning", "").replace(" at 0\n", "").replace(" at 1\n", "")
+    texts = whole, bars
     cell = nbformat.v4.new_code_cell(
         "walk()", outputs=[nbformat.v4.new_output("stream", name="stderr", text=text) for text in texts]
     )

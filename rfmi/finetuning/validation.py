@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from rfmi.finetuning.adapter import without_adapter
+from rfmi.finetuning.losses import preference_losses
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.scoring.methods import HIGH_NOISE
@@ -70,18 +70,19 @@ def held_out_preference(
             f"{len(labels)} labels; give at least one pair, both of one shape, one label each"
         )
     method = Method("conditional_loss", tuple(sigmas), noises=noises, against="nothing")
-    base: list[Tensor] = []
+    base: list[tuple[Tensor, ...]] = []
 
-    def margins() -> Tensor:
-        better, worse = (re_noising_scores(field, x, labels, method, seed=seed).values for x in (chosen, rejected))
-        return (better - worse) / chosen[0].numel()
+    def errors() -> tuple[Tensor, ...]:
+        found = (re_noising_scores(field, x, labels, method, seed=seed) for x in (chosen, rejected))
+        return tuple(-scores.values / chosen[0].numel() for scores in found)
 
     def preference(transformer: nn.Module) -> float:
         _check_field(field, transformer)
         if not base:
             with without_adapter(transformer):
-                base.append(margins())
-        return float(logsigmoid(0.5 * beta * (margins() - base[0])).mean())
+                base.append(errors())
+        better, worse = zip(errors(), base[0], strict=True)
+        return -float(preference_losses(better, worse, beta).mean())
 
     return preference
 

@@ -49,24 +49,27 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     columns = {name: empty.clone() for name in ("score", "standard_error", "draft_score", *PATH_METHODS)}
     columns["evaluations"] = torch.zeros(m, dtype=torch.float64)
 
+    labels = torch.full((m,), label)
+
+    def spend(rows: Tensor, evaluations: int) -> None:
+        columns["evaluations"][rows] += evaluations / len(rows)
+
+    def drafted(rows: Tensor, steps: int) -> Tensor:
+        before = flow.evaluations
+        drafts = sample(flow, noise[rows], labels[rows], times=flow.times(steps), guidance=recipe.guidance)
+        spend(rows, flow.evaluations - before)
+        return drafts
+
     def drawn(rows: Tensor, steps: int) -> PathScores:
-        labels = torch.full((len(rows),), label)
-        found = path_scores(flow, noise[rows], labels, times=flow.times(steps), guidance=recipe.guidance)
-        columns["evaluations"][rows] += found.evaluations / len(rows)
+        found = path_scores(flow, noise[rows], labels[rows], times=flow.times(steps), guidance=recipe.guidance)
+        spend(rows, found.evaluations)
         return found
 
     def scored(rows: Tensor, x: Tensor, method: Method) -> Scores:
         against = others.expand(len(rows), -1) if method.against == "prompts" else None
-        labels = torch.full((len(rows),), label)
-        found = re_noising_scores(flow, x, labels, method, seed=recipe.seed, others=against)
-        columns["evaluations"][rows] += found.evaluations / len(rows)
+        found = re_noising_scores(flow, x, labels[rows], method, seed=recipe.seed, others=against)
+        spend(rows, found.evaluations)
         return found
-
-    def drafted(rows: Tensor, steps: int) -> Tensor:
-        before, labels = flow.evaluations, torch.full((len(rows),), label)
-        drafts = sample(flow, noise[rows], labels, times=flow.times(steps), guidance=recipe.guidance)
-        columns["evaluations"][rows] += (flow.evaluations - before) / len(rows)
-        return drafts
 
     rows = torch.arange(m)
     if recipe.pruning is not None:

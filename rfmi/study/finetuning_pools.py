@@ -104,11 +104,11 @@ def pool_of(pool: Pool, workers: int) -> tuple[Selection, dict[str, np.ndarray]]
 def numbers_of(control: str, numbers: dict[str, np.ndarray], seed: int) -> np.ndarray:
     """(n,) what a control chooses by, the larger the better: `random` by the seed alone, `worst` by our score turned
     round, the others by the score of their name; among equals the seed decides."""
+    if control == "worst":
+        return -numbers_of("ours", numbers, seed)
     noise = np.random.default_rng(seed).random(len(numbers["ours"]))
     if control == "random":
         return noise
-    if control == "worst":
-        return -numbers["ours"]
     return numbers[control] + 1e-9 * noise
 
 
