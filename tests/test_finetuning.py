@@ -35,7 +35,7 @@ from rfmi.finetuning import (
     FinetuningSettings,
     finetune,
     held_out_information,
-    held_out_preference,
+    held_out_loss,
     read_finetuned,
     results,
     state,
@@ -43,7 +43,7 @@ from rfmi.finetuning import (
     tuning,
 )
 from rfmi.finetuning.adapter import adapter_in
-from rfmi.finetuning.losses import batch_loss, preference_losses
+from rfmi.finetuning.losses import batch_loss, noised, preference_losses
 from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
 from rfmi.finetuning.training import make_accelerator, make_state, train
 from rfmi.pipelines import Conditioning, PipelineField, family_of
@@ -197,6 +197,39 @@ def test_the_preference_loss_is_its_closed_form(pipeline):
     assert better < math.log(2) < worse
 
 
+def test_the_advantage_loss_is_least_at_the_base_model_moved_by_the_advantage(pipeline):
+    """Its minimum over all v is v0 + a (eps - x - v0), image by image, and there it is 0."""
+    settings = replace(QUICK, weighting="advantage", hold_null=0.0)
+    pairs = training_pairs(selection(keep=2, scores=[3.0, 1.0, 2.0, 2.0, 0.0, 5.0]), settings)
+    batch, base = draw_batch(pairs, settings, 0), velocity_of(pipeline, pairs.conditioning)
+    advantage = batch.weights[:, None, None, None]
+
+    def moved(x_t, sigma, rows):
+        v = base(x_t, sigma, rows)
+        return v + advantage * (batch.noise - batch.x - v)
+
+    assert batch_loss(moved, base, batch, settings, 3).item() < 1e-10
+    v = base(noised(batch.x, batch.noise, batch.sigma), batch.sigma, batch.rows)
+    residual = (batch.noise - batch.x - v).square().mean((1, 2, 3))
+    expected = (batch.weights.square() * residual).mean()
+    torch.testing.assert_close(batch_loss(base, base, batch, settings, 3), expected)
+
+
+def test_the_advantage_loss_has_the_gradient_of_diffusion_nft(pipeline):
+    """arXiv 2509.16117, its beta 1: r ||v - target||^2 + (1 - r) ||2 v0 - v - target||^2 with r = (1 + a) / 2."""
+    settings = replace(QUICK, weighting="advantage", hold_null=0.0)
+    pairs = training_pairs(selection(keep=2, scores=[3.0, 1.0, 2.0, 2.0, 0.0, 5.0]), settings)
+    batch, base = draw_batch(pairs, settings, 1), velocity_of(pipeline, pairs.conditioning)
+    scale = torch.tensor(0.7, requires_grad=True)
+    loss = batch_loss(lambda *inputs: scale * base(*inputs), base, batch, settings, 3)
+    v0 = base(noised(batch.x, batch.noise, batch.sigma), batch.sigma, batch.rows)
+    target, r = batch.noise - batch.x, (1 + batch.weights) / 2
+    positive, negative = ((v - target).square().mean((1, 2, 3)) for v in (scale * v0, 2 * v0 - scale * v0))
+    published = (r * positive + (1 - r) * negative).mean()
+    found, expected = (torch.autograd.grad(value, scale)[0] for value in (loss, published))
+    torch.testing.assert_close(found, expected)
+
+
 # Pairs and batches
 
 
@@ -241,6 +274,18 @@ def test_weights_are_the_softmax_of_the_scores():
     torch.testing.assert_close(within[:2], 2 * torch.softmax(s[:2] / scale, 0))
     torch.testing.assert_close(within.reshape(2, 2).mean(1), torch.ones(2))
     assert training_pairs(chosen, QUICK).weights.tolist() == [1.0] * 4
+
+
+def test_advantages_are_scores_around_their_prompts_mean():
+    chosen = selection(prompts=2, keep=2, scores=[3.0, 1.0, 2.0, 0.5])
+    settings = replace(QUICK, weighting="advantage", temperature=0.5)
+    scale = 0.5 * math.sqrt((2 * 1.0 + 2 * 0.75**2) / 4)
+    expected = torch.tensor([1.0, -1.0, 0.75, -0.75]) / scale
+    torch.testing.assert_close(training_pairs(chosen, settings).weights, expected)
+    with pytest.raises(ValueError, match="different scores"):
+        training_pairs(selection(prompts=4), settings)
+    with pytest.raises(ValueError, match="two losses"):
+        replace(settings, preference="dpo")
 
 
 def test_the_best_and_the_worst_of_every_prompt_are_found():
@@ -430,30 +475,33 @@ def test_held_out_information_is_the_mean_score_of_the_tuned_model(pipeline, tmp
         held_out_information(field, held_out.latents, labels[:1])
 
 
-def test_the_held_out_preference_is_the_loss_of_the_held_out_pairs(pipeline, tmp_path):
-    chosen, others, labels, beta = selection(), selection(seed=5), torch.arange(3), 20.0
-    better, worse = others.latents, others.latents.flip(0)
-    field, method = field_of(pipeline, chosen), Method("conditional_loss", (0.6,), noises=1, against="nothing")
-
-    def margins():
-        errors = [-re_noising_scores(field, x, labels, method, seed=7).values / x[0].numel() for x in (better, worse)]
-        return errors[0] - errors[1]
-
-    before = margins()
-    preference = held_out_preference(field, better, worse, labels, (0.6,), 7, beta=beta)
-    done = finetune(pipeline, chosen, output=tmp_path, settings=QUICK, validation=preference)
-    assert dict(done.validation)[0] == pytest.approx(-math.log(2))
+@pytest.mark.parametrize("loss", ["flow matching", "preference", "advantage"])
+def test_the_held_out_loss_is_the_loss_of_the_held_out_pairs(pipeline, tmp_path, loss):
+    changes = {"preference": {"preference": "dpo", "beta": 20.0}, "advantage": {"weighting": "advantage"}}
+    settings = replace(QUICK, hold_null=0.0, **changes.get(loss, {}))
+    chosen, held_out = selection(keep=2), selection(prompts=3, keep=2, seed=5)
+    rejected = [each.latents.flip(0) if loss == "preference" else None for each in (chosen, held_out)]
+    value = held_out_loss(pipeline, held_out, settings, rejected[1], rounds=2)
+    done = finetune(
+        pipeline, chosen, output=tmp_path, settings=settings, rejected=rejected[0], validation=value
+    )
+    pairs, whole = training_pairs(held_out, settings, rejected[1]), replace(settings, batch=6)
+    base = velocity_of(deepcopy(pipeline), pairs.conditioning)
     pipeline.load_lora_weights(tmp_path)
-    zero = torch.zeros(3)
-    expected = -preference_losses((margins() - before, zero), (zero, zero), beta).mean().item()
-    assert dict(done.validation)[done.chosen_step] == pytest.approx(expected, rel=1e-3)
-    assert abs(expected + math.log(2)) > 1e-3
+    for step, tuned in ((0, base), (done.chosen_step, velocity_of(pipeline, pairs.conditioning))):
+        with torch.no_grad():
+            expected = [batch_loss(tuned, base, draw_batch(pairs, whole, k), settings, 3) for k in (0, 1)]
+        assert dict(done.validation)[step] == pytest.approx(-float(sum(expected)) / 2, rel=1e-3)
+    assert dict(done.validation)[done.chosen_step] != dict(done.validation)[0]
     with pytest.raises(ValueError, match="another pipeline"):
-        preference(deepcopy(pipeline.transformer))
-    for refused in (lambda: held_out_preference(field, better, worse[:2], labels, beta=beta),
-                    lambda: held_out_preference(field, better[:0], worse[:0], labels[:0], beta=beta)):  # fmt: skip
-        with pytest.raises(ValueError, match="held out"):
-            refused()
+        value(deepcopy(pipeline.transformer))
+
+
+def test_held_out_pairs_that_cannot_be_looked_at_are_refused(pipeline):
+    with pytest.raises(ValueError, match="at least once"):
+        held_out_loss(pipeline, selection(), QUICK, rounds=0)
+    with pytest.raises(ValueError, match="no images"):
+        held_out_loss(pipeline, replace(selection(), latents=torch.empty(0, *SHAPE)), QUICK)
 
 
 def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_path):

@@ -1,6 +1,7 @@
 """Selection: what is kept is best by the score, candidates are the pipeline's own images, and nothing is lost."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -133,6 +134,14 @@ def test_a_killed_run_goes_on_at_the_next_prompt(pipeline, whole, tmp_path, monk
 def test_a_path_score_can_choose(pipeline, tmp_path):
     found = select(pipeline, TEXTS[:1], output=tmp_path, **(SMALL | {"method": "path"}))
     assert found.candidates.score.equals(found.candidates.path) and found.candidates.standard_error.isna().all()
+
+
+def test_a_method_of_ones_own_can_choose(pipeline, whole, tmp_path):
+    own = SMALL | {"method": METHODS[SMALL["method"]]}
+    assert kept_rows(select(pipeline, TEXTS, output=tmp_path, **own)).seed.tolist() == kept_rows(whole).seed.tolist()
+    cheaper = SMALL | {"method": replace(METHODS[SMALL["method"]], noises=1)}
+    with pytest.raises(ValueError, match="another method"):
+        select(pipeline, TEXTS, output=tmp_path, **cheaper)
 
 
 def test_a_lost_image_is_noticed(pipeline, tmp_path):

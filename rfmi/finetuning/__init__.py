@@ -4,7 +4,7 @@ what the model itself says of held-out images."""
 from rfmi.finetuning.results import Finetuned, read_finetuned
 from rfmi.finetuning.settings import PRESETS, FinetuningSettings
 from rfmi.finetuning.tuning import finetune
-from rfmi.finetuning.validation import held_out_information, held_out_preference
+from rfmi.finetuning.validation import held_out_information, held_out_loss
 
 __all__ = [
     "PRESETS",
@@ -12,6 +12,6 @@ __all__ = [
     "Finetuned",
     "finetune",
     "held_out_information",
-    "held_out_preference",
+    "held_out_loss",
     "read_finetuned",
 ]

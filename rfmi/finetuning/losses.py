@@ -4,10 +4,17 @@ With e(v) = mean over elements of (v - (eps - x))^2, v the tuned model's predict
 
     flow matching    mean of w e(v)
     preference       mean of -w log sigmoid(-beta/2 [(e(v) - e(v0)) of the chosen - (e(v) - e(v0)) of the rejected])
+    advantage        mean over pairs and elements of (v - v0 - a (eps - x - v0))^2, a the advantage in place of w
     null branch      mean over pairs and elements of (v(x_sigma, null) - v0(x_sigma, null))^2
 
 The preference loss is Diffusion-DPO (arXiv 2311.12908) with the flow's errors in place of the noise's: both images of
 a pair have the same noise at the same level. Where tuned and base model agree it is log 2.
+
+The advantage's loss learns from all images of a prompt, those below its mean with the sign turned. Its minimum is v0 +
+E[a (eps - x - v0) | x_sigma, y]: the base model moved towards images above the mean and away from those below. Since a
+prompt's advantages add up to 0, what all of the model's own images share, blemishes included, is not learned; flow
+matching with weights 1 + a learns it. It is DiffusionNFT's loss (arXiv 2509.16117) at beta = 1, r = (1 + a) / 2, up to
+a constant, with advantages of any size.
 """
 
 from __future__ import annotations
@@ -41,6 +48,12 @@ def preference_losses(chosen: tuple[Tensor, Tensor], rejected: tuple[Tensor, Ten
     return -functional.logsigmoid(-0.5 * beta * gain)
 
 
+def advantage_losses(v: Tensor, v_base: Tensor, batch: Batch) -> Tensor:
+    """(B,) of the tuned and the base model's v (B, C, h, w), the batch's weights being advantages."""
+    advantage = batch.weights[:, None, None, None]
+    return (v - v_base - advantage * (batch.noise - batch.x - v_base)).square().mean((1, 2, 3))
+
+
 def batch_loss(tuned: Velocity, base: Velocity, batch: Batch, settings: FinetuningSettings, null_row: int) -> Tensor:
     """The loss of a batch, from one forward pass of the tuned model and at most one of the base model.
 
@@ -54,15 +67,19 @@ def batch_loss(tuned: Velocity, base: Velocity, batch: Batch, settings: Finetuni
     if settings.hold_null > 0:
         asked.append((x_t, torch.full_like(batch.rows, null_row)))
     v = _ask(tuned, asked, batch.sigma)
-    of_base = asked if batch.rejected is not None else asked[1:]
+    of_base = asked[1:] if batch.rejected is None and settings.weighting != "advantage" else asked
     with torch.no_grad():
         v_base = _ask(base, of_base, batch.sigma) if of_base else []
-    errors = flow_errors(v[0], batch.x, batch.noise)
-    if batch.rejected is not None:
-        chosen = errors, flow_errors(v_base[0], batch.x, batch.noise)
-        other = tuple(flow_errors(of[1], batch.rejected, batch.noise) for of in (v, v_base))
-        errors = preference_losses(chosen, other, settings.beta)
-    loss = (batch.weights * errors).mean()
+    if settings.weighting == "advantage":
+        loss = advantage_losses(v[0], v_base[0], batch).mean()
+    elif batch.rejected is None:
+        loss = (batch.weights * flow_errors(v[0], batch.x, batch.noise)).mean()
+    else:
+        chosen, other = (
+            tuple(flow_errors(of[i], x, batch.noise) for of in (v, v_base))
+            for i, x in enumerate((batch.x, batch.rejected))
+        )
+        loss = (batch.weights * preference_losses(chosen, other, settings.beta)).mean()
     if settings.hold_null > 0:
         loss = loss + settings.hold_null * (v[-1] - v_base[-1]).square().mean()
     return loss

@@ -22,7 +22,8 @@ from rfmi.selection.folder import kept_rows
 @dataclass(frozen=True)
 class Pairs:
     """n images with their prompts: latents (n, C, h, w); rows (n,) of the conditioning, whose last is the null
-    prompt's; weights (n,) of mean 1; the rejected image of each pair (n, C, h, w), or None.
+    prompt's; weights (n,) of mean 1, or advantages of mean 0 within each prompt; the rejected image of each pair
+    (n, C, h, w), or None.
     """
 
     latents: Tensor
@@ -115,19 +116,23 @@ def noise_levels(n: int, mean: float, deviation: float, generator: torch.Generat
 
 
 def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
-    """(n,) of mean 1; with `information_within_prompt`, of mean 1 within every prompt."""
+    """(n,) of mean 1; with `information_within_prompt`, of mean 1 within every prompt; advantages have mean 0 there."""
     n = len(selected.latents)
     if settings.weighting == "top":
         return torch.ones(n)
     scores = torch.tensor(kept_rows(selected.candidates).score.to_numpy(), dtype=torch.float64)
     if len(scores) != n or not bool(scores.isfinite().all()):
         raise ValueError("the selection's images do not all have a score to be weighted by; weight them by 'top'")
-    within = settings.weighting == "information_within_prompt"
+    within = settings.weighting != "information"
     groups = [selected.prompt_id == p for p in selected.prompt_id.unique()] if within else [torch.ones(n).bool()]
     around = torch.zeros_like(scores)
     for group in groups:
         around[group] = scores[group] - scores[group].mean()
     scaled = around / (settings.temperature * around.square().mean().sqrt().clamp_min(1e-12))
+    if settings.weighting == "advantage":
+        if not bool(scaled.any()):
+            raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
+        return scaled.float()
     weights = torch.empty_like(scores)
     for group in groups:
         weights[group] = torch.softmax(scaled[group], 0) * int(group.sum())

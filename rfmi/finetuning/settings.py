@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WEIGHTINGS = ("top", "information", "information_within_prompt")
+WEIGHTINGS = ("top", "information", "information_within_prompt", "advantage")
 PREFERENCES = ("none", "dpo")
 PRECISIONS = ("no", "bf16", "fp16")
 COUNTS = ("steps", "batch", "gradient_accumulation", "rank", "alpha", "checkpoint_steps", "validation_every")
@@ -25,8 +25,10 @@ class FinetuningSettings:
     family's attention projections. null_share: of the pairs, trained with the null condition. hold_null: weight of the
     penalty that holds the null branch to the base model's. noise_level: mean and deviation of logit(sigma). weighting:
     `top` takes all pairs alike, `information` by the softmax of score / (temperature x the scores' deviation),
-    `information_within_prompt` likewise among the pairs of each prompt. preference: `dpo` trains on pairs of a chosen
-    and a rejected image, with `beta` on the mean squared error of an element. averaging: what the moving average of
+    `information_within_prompt` likewise among the pairs of each prompt, `advantage` by (score - its prompt's mean) /
+    (temperature x the deviation within prompts), which has a sign and a loss of its own (`rfmi.finetuning.losses`).
+    preference: `dpo` trains on pairs of a chosen and a rejected image, with `beta` on the mean squared error of an
+    element. averaging: what the moving average of
     the weights keeps of itself a step, 0 for none. mixed_precision: of the computation; the adapter is float32 in any
     case. checkpoint_steps: if given, in place of checkpoint_seconds. Raises ValueError for values that make no sense.
     """
@@ -82,6 +84,10 @@ class FinetuningSettings:
         for name, known in (("weighting", WEIGHTINGS), ("preference", PREFERENCES), ("mixed_precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(known)}")
+        if self.weighting == "advantage" and self.preference != "none":
+            raise ValueError(
+                "weighting is 'advantage' and preference 'dpo', which are two losses; take one, and leave the other out"
+            )
 
     @property
     def pairs_a_step(self) -> int:

@@ -84,7 +84,7 @@ def train(
     if accelerator.num_processes > 1:
         devices = None if transformer.device.type == "cpu" else [transformer.device]
         module = DistributedDataParallel(transformer, devices)
-    loss_of = _loss(module, transformer, family, pairs, settings)
+    loss_of = loss_on(module, transformer, family, pairs, settings)
 
     def look() -> None:
         with state.averaged(), torch.no_grad():
@@ -115,10 +115,11 @@ def train(
         yield step + 1, state.losses[-1]
 
 
-def _loss(
+def loss_on(
     module: nn.Module, transformer: nn.Module, family: Family, pairs: Pairs, settings: FinetuningSettings
 ) -> Loss:
-    """The loss of a part of a batch; module: the transformer, or what shares its gradients with other processes."""
+    """The loss of batches of these pairs; module: the transformer, or what shares its gradients with other
+    processes."""
     device, dtype, null_row = transformer.device, transformer.dtype, len(pairs.conditioning) - 1
 
     def velocity(network: nn.Module, x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:

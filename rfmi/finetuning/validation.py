@@ -1,19 +1,24 @@
 """What the moving average of the weights is judged by while it trains: images of prompts that were held out.
 
-No judge and no other model: the pipeline's own re-noising score, at the same noise in every round.
+No judge and no other model: the pipeline's own re-noising score, or the loss of the training, at the same noise
+whenever it is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
-from rfmi.finetuning.adapter import without_adapter
-from rfmi.finetuning.losses import preference_losses
-from rfmi.pipelines import PipelineField
+from rfmi.finetuning.pairs import draw_batch, training_pairs
+from rfmi.finetuning.settings import FinetuningSettings
+from rfmi.finetuning.training import loss_on
+from rfmi.pipelines import PipelineField, family_of
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.scoring.methods import HIGH_NOISE
+from rfmi.selection import Selection
 
 Validation = Callable[[nn.Module], float]
 
@@ -40,53 +45,43 @@ def held_out_information(
     method = Method(form, tuple(sigmas), noises=noises, against=against)
 
     def information(transformer: nn.Module) -> float:
-        _check_field(field, transformer)
+        _check_pipeline(field.pipeline, transformer)
         return float(re_noising_scores(field, x, labels, method, seed=seed).values.mean())
 
     return information
 
 
-def held_out_preference(
-    field: PipelineField,
-    chosen: Tensor,
-    rejected: Tensor,
-    labels: Tensor,
-    sigmas: Sequence[float] = HIGH_NOISE,
-    seed: int = 0,
+def held_out_loss(
+    pipeline: DiffusionPipeline,
+    held_out: Selection,
+    settings: FinetuningSettings,
+    rejected: Selection | Tensor | None = None,
     *,
-    noises: int = 1,
-    beta: float,
+    rounds: int = 1,
 ) -> Validation:
-    """A validation for `finetune` with the preference `dpo`: the mean of log sigmoid(beta/2 gain) over held-out pairs
-    of latents chosen and rejected (n, C, h, w) of the prompts `labels` (n,), the preference's loss with its sign turned
-    (arXiv 2311.12908); -log 2 where nothing is learned yet.
+    """A validation for `finetune`: the loss that `settings` asks for, of pairs that are not trained on, its sign turned.
 
-    The gain of a pair, on the mean squared error of an element as in training, is its mean over sigmas and `noises`
-    draws. Raises ValueError for pairs of none, or of another number or shape.
+    Every pair is looked at `rounds` times, each time at its own noise and level, the same whenever it is called. Raises
+    ValueError for pairs that could not be trained on, or for fewer than one round.
     """
-    if not len(chosen) or chosen.shape != rejected.shape or len(chosen) != len(labels):
-        raise ValueError(
-            f"chosen images {tuple(chosen.shape)} and rejected ones {tuple(rejected.shape)} are held out for "
-            f"{len(labels)} labels; give at least one pair, both of one shape, one label each"
-        )
-    method = Method("conditional_loss", tuple(sigmas), noises=noises, against="nothing")
-    base: list[tuple[Tensor, ...]] = []
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; look at every held-out pair at least once")
+    family, pairs = family_of(pipeline), training_pairs(held_out, settings, rejected)
+    whole = replace(settings, batch=len(pairs.latents), gradient_accumulation=1)
 
-    def errors() -> tuple[Tensor, ...]:
-        found = (re_noising_scores(field, x, labels, method, seed=seed) for x in (chosen, rejected))
-        return tuple(-scores.values / chosen[0].numel() for scores in found)
+    def loss(transformer: nn.Module) -> float:
+        _check_pipeline(pipeline, transformer)
+        loss_of, values = loss_on(transformer, transformer, family, pairs, whole), []
+        for round_ in range(rounds):
+            batch = draw_batch(pairs, whole, round_)
+            for start in range(0, len(pairs.latents), settings.batch):
+                part = batch.part(slice(start, start + settings.batch))
+                values.append(float(loss_of(part)) * len(part.x))
+        return -sum(values) / (rounds * len(pairs.latents))
 
-    def preference(transformer: nn.Module) -> float:
-        _check_field(field, transformer)
-        if not base:
-            with without_adapter(transformer):
-                base.append(errors())
-        better, worse = zip(errors(), base[0], strict=True)
-        return -float(preference_losses(better, worse, beta).mean())
-
-    return preference
+    return loss
 
 
-def _check_field(field: PipelineField, transformer: nn.Module) -> None:
-    if transformer is not field.pipeline.transformer:
-        raise ValueError("the field is of another pipeline than the one that is tuned; make it of that one")
+def _check_pipeline(pipeline: DiffusionPipeline, transformer: nn.Module) -> None:
+    if transformer is not pipeline.transformer:
+        raise ValueError("the validation is of another pipeline than the one that is tuned; make it of that one")

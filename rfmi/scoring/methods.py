@@ -83,8 +83,10 @@ METHODS = {
 }
 
 
-def method_named(name: str) -> Method:
-    """The method of a name. Raises ValueError, naming all, for another; path scores need a trajectory."""
+def method_named(name: str | Method) -> Method:
+    """The method of a name, or the one given. Raises ValueError, naming all, for another; path scores need a trajectory."""
+    if isinstance(name, Method):
+        return name
     if name in PATH_METHODS:
         raise ValueError(f"{name!r} scores a trajectory and no finished image; `rfmi.select` has it, or take another")
     if name not in METHODS:

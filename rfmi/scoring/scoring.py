@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rfmi.estimators import log_ratios
 from rfmi.pipelines import PipelineField
-from rfmi.scoring.methods import DEFAULT_METHOD, method_named
+from rfmi.scoring.methods import DEFAULT_METHOD, Method, method_named
 from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.scoring.re_noising import Scores, re_noising_scores
 
@@ -23,7 +23,7 @@ def score(
     images: Tensor,
     prompts: Sequence[str],
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | Method = DEFAULT_METHOD,
     seed: int = 0,
     negative_prompt: str = "",
     device: torch.device | str | None = None,
@@ -32,8 +32,8 @@ def score(
     """How much of its prompt each image carries, by the model itself: images (n, 3, height, width) in [0, 1] against
     `prompts` (n,).
 
-    method: a name of `rfmi.scoring.METHODS`, or "change_of_variables", which follows the sampling ODE backwards from
-    each image (RFMI, arXiv 2503.14358; 2 x 8 x 16 evaluations an image). Exact methods are in nats; others only rank
+    method: a `Method` or the name of one in `rfmi.scoring.METHODS`, or "change_of_variables", which follows the
+    sampling ODE backwards from each image (RFMI, arXiv 2503.14358; 2 x 8 x 16 evaluations an image). Exact methods are in nats; others only rank
     images of one prompt. seed: of the noise, common to all images. A method against other prompts takes them from
     `prompts`. Raises ValueError for an unknown method, for images of another number, size or range, and for a pipeline
     that is no rectified flow.

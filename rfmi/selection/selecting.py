@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from rfmi.pipelines import PipelineField
-from rfmi.scoring import PATH_METHODS, method_named
+from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.selection.candidates import Recipe, draw_candidates
@@ -40,7 +40,7 @@ def select(
     output: str | Path,
     candidates: int = 16,
     keep: int = 1,
-    method: str = DEFAULT_METHOD,
+    method: str | Method = DEFAULT_METHOD,
     prune: Pruning | bool = False,
     guidance: float = 4.0,
     steps: int = 28,
@@ -51,8 +51,8 @@ def select(
 ) -> Selection:
     """Draw `candidates` images of every prompt, score them, and keep the best `keep` in the folder `output`.
 
-    method: a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True, or a `Pruning`,
-    to finish only the candidates whose drafts score best; candidate i of every prompt is
+    method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True,
+    or a `Pruning`, to finish only the candidates whose drafts score best; candidate i of every prompt is
     `pipeline(prompt, generator=torch.Generator().manual_seed(seed + i))`. Raises ValueError, before anything is drawn,
     for prompts that are repeated, numbers that do not fit, an unknown method, and a folder that holds another
     selection.
@@ -71,7 +71,8 @@ def select(
     field = PipelineField(
         pipeline, prompts, negative_prompt=negative_prompt, device=device, micro_batch=micro_batch
     )
-    settings = asdict(recipe) | {"method": method, "prompts": list(prompts), "negative_prompt": negative_prompt}
+    named = {"method": method} if isinstance(method, str) else {}
+    settings = asdict(recipe) | named | {"prompts": list(prompts), "negative_prompt": negative_prompt}
     settings["weights"] = fingerprint(pipeline.transformer)
     if state.is_main_process:
         open_folder(folder, settings)
