@@ -15,7 +15,8 @@ from rfmi.finetuning import FinetuningSettings, finetune
 from rfmi.pipelines import Conditioning, PipelineField, sample
 from rfmi.selection import Selection, best, join, worst
 from rfmi.study import finetuning_tables as tables
-from rfmi.study.finetuning_pools import ALL, HELD_OUT, chosen_by, rejected_by, without_held_out
+from rfmi.study.finetuning_experiments import material
+from rfmi.study.finetuning_pools import HELD_OUT, chosen_by, rejected_by, scored_by, without_held_out
 from rfmi.study.shipped import pipeline_with
 
 
@@ -73,7 +74,6 @@ def test_every_control_chooses_by_its_own_numbers():
     assert torch.equal(chosen_by("worst", pool, numbers, 0).latents, pool.latents[::2])
     by_judge = chosen_by("judge", pool, numbers, 0).latents
     assert torch.equal(by_judge[2:], pool.latents[[4, 7]])
-    assert chosen_by(ALL, pool, numbers, 0) is pool
     assert torch.equal(rejected_by("ours", pool, numbers, 0).latents, pool.latents[::2])
     assert torch.equal(rejected_by("worst", pool, numbers, 0).latents, pool.latents[1::2])
     assert torch.equal(rejected_by("judge", pool, numbers, 0).latents[2:], pool.latents[[5, 6]])
@@ -82,6 +82,21 @@ def test_every_control_chooses_by_its_own_numbers():
         assert not (sides[0] == sides[1]).flatten(1).all(1).any()
     drawn = [chosen_by("random", pool, numbers, seed).latents for seed in (0, 0, 1, 2, 3)]
     assert torch.equal(drawn[0], drawn[1]) and any(not torch.equal(drawn[0], other) for other in drawn[2:])
+
+
+def test_what_a_control_trains_on_is_its_choice_or_all_images_with_its_numbers():
+    pool = selection(prompts=3, keep=2)
+    numbers = {"ours": np.arange(6.0), "judge": np.array([2.0, 1.0, 0.0, 1.0, 2.0, 0.0])}
+    all_images, rejected = material("judge", pool, numbers, FinetuningSettings(weighting="advantage"))
+    assert rejected is None and torch.equal(all_images.latents, pool.latents)
+    np.testing.assert_allclose(all_images.candidates.score, numbers["judge"], atol=1e-6)
+    assert pool.candidates.score.tolist() == [-float(i) for i in range(6)]
+    for preference in ("none", "dpo"):
+        best_images, rejected = material("judge", pool, numbers, FinetuningSettings(preference=preference))
+        assert torch.equal(best_images.latents, pool.latents[[0, 3, 4]])
+        assert rejected is None if preference == "none" else torch.equal(rejected.latents, pool.latents[[1, 2, 5]])
+    signs = [scored_by(control, pool, numbers, 0).candidates.score.to_numpy() for control in ("ours", "worst")]
+    np.testing.assert_array_equal(signs[0], -signs[1])
 
 
 def test_held_out_prompts_are_apart_from_the_others():

@@ -52,6 +52,22 @@ def mean_of_categories(by_prompt: pd.Series, seed: int, resamples: int = RESAMPL
     return pd.DataFrame(rows | {MEAN: _row(value, np.mean(means, 0), len(by_prompt))}).T.astype({"n": int})
 
 
+def share_of_the_way(
+    start: pd.Series, reached: pd.Series, goal: pd.Series, seed: int, resamples: int = RESAMPLES
+) -> dict[str, float]:
+    """(reached - start) / (goal - start) in the mean of the categories: value, low, high, of numbers by category and
+    prompt; the interval is that of `mean_of_categories`. NaN where goal and start do not differ."""
+    random, sums = np.random.default_rng(seed), np.zeros((2, resamples + 1))
+    for _, part in pd.DataFrame({"way": reached - start, "whole": goal - start}).groupby("category", sort=False):
+        n = len(part)
+        rows = np.vstack([np.arange(n), random.integers(n, size=(resamples, n))])
+        sums += np.stack([part[column].to_numpy()[rows].mean(1) for column in ("way", "whole")])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = sums[0] / sums[1]
+    low, high = np.quantile(share[1:], [0.025, 0.975])
+    return {"value": share[0], "low": low, "high": high}
+
+
 def _listed(evaluations: Evaluation | Sequence[Evaluation]) -> list[Evaluation]:
     return [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
 

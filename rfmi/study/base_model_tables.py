@@ -14,12 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from rfmi.evaluation import MEAN, mean_of_categories
 from rfmi.quality import quality
 from rfmi.ranking import bootstrap_mean
 from rfmi.study.base_model_experiments import atom_kind
 
-MEAN = "mean"
-RESAMPLES = 2_000
 
 
 def judge_table(categories: Sequence[str], units: list[dict]) -> pd.DataFrame:
@@ -48,15 +47,12 @@ def mean_with_interval(values: dict[str, np.ndarray], seed: int) -> pd.DataFrame
 
     values: one number a prompt, by category.
     """
-    rows = {name: vars(bootstrap_mean(torch.tensor(part), seed)) for name, part in values.items()}
-    random = np.random.default_rng(seed)
-    means = np.mean(
-        [part[random.integers(len(part), size=(RESAMPLES, len(part)))].mean(1) for part in values.values()], axis=0
-    )
-    low, high = np.quantile(means, [0.025, 0.975])
-    value = np.mean([part.mean() for part in values.values()])
-    rows[MEAN] = {"value": value, "low": low, "high": high, "n": sum(len(part) for part in values.values())}
-    return pd.DataFrame(rows).T.astype({"n": int})
+    return mean_of_categories(as_series(values), seed)
+
+
+def as_series(values: dict[str, np.ndarray]) -> pd.Series:
+    """One number a prompt, by category, as a series by category and prompt."""
+    return pd.concat({name: pd.Series(part) for name, part in values.items()}, names=["category", "prompt"])
 
 
 def share_table(pairs: pd.DataFrame, column: str, seed: int) -> pd.DataFrame:

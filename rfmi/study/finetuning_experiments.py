@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -13,77 +13,74 @@ from torch import Tensor
 
 from rfmi.base_model.clip import image_features
 from rfmi.evaluation import Evaluation, evaluate
-from rfmi.finetuning import FinetuningSettings, finetune, held_out_information, held_out_preference
-from rfmi.finetuning.validation import Validation
+from rfmi.finetuning import FinetuningSettings, finetune, held_out_loss
 from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField
 from rfmi.scenes import CATEGORIES, prompts, render, sample_scenes
 from rfmi.scenes.judging import judge
-from rfmi.scoring.methods import MIDDLE
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
 from rfmi.study.base_model_experiments import drawn, reconstructed
 from rfmi.study.cache import digest
-from rfmi.study.finetuning_pools import Pool, chosen_by, folder_of, pool_of, rejected_by, run, without_held_out
+from rfmi.study.finetuning_pools import (
+    Pool,
+    chosen_by,
+    folder_of,
+    pool_of,
+    rejected_by,
+    run,
+    scored_by,
+    without_held_out,
+)
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
 
-NOISE_SEED = 7  # of the held-out information
+NOISE_SEED = 7  # of the held-out loss
 REPEATED, ONCE, ROUND_2 = ("random", "ours", "judge"), ("worst", "clip_score", "published_path"), "ours_round_2"
 
 
 def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict | None) -> dict:
-    """One training: its losses, validations and chosen step, and how often its images are aligned. The LoRA is in
-    `folder_of("tunings", unit)`.
+    """One training: its losses, validations and chosen step, and how often the images that the control finds best are
+    aligned. The LoRA is in `folder_of("tunings", unit)`.
 
     settings: changes of FinetuningSettings; start: the unit of training to go on from.
     """
     unit = {"control": control, "seed": seed, "pool": pool, "settings": settings, "start": start}
     everything, numbers = pool_of(Pool(**pool), workers=1)
-    selection = chosen_by(control, everything, numbers, seed)
-    rejected = rejected_by(control, everything, numbers, seed) if settings["preference"] == "dpo" else None
+    asked = FinetuningSettings(**settings, seed=seed)
+    selection, rejected = material(control, everything, numbers, asked)
+    trained, held_out = (
+        [None if part is None else without_held_out(part, kept) for part in (selection, rejected)]
+        for kept in (False, True)
+    )
     pipeline = loaded_pipeline(pool["device"])
     found = finetune(
         pipeline,
-        without_held_out(selection, False),
+        trained[0],
         output=folder_of("tunings", unit),
-        settings=FinetuningSettings(**settings, seed=seed),
-        rejected=None if rejected is None else without_held_out(rejected, False),
+        settings=asked,
+        rejected=trained[1],
         start=None if start is None else folder_of("tunings", start),
-        validation=held_out_validation(pipeline, selection, rejected, settings),
+        validation=held_out_loss(pipeline, held_out[0], replace(asked, seed=NOISE_SEED), held_out[1]),
     )
-    kept = kept_rows(selection.candidates).index
-    place = {row: i for i, row in enumerate(kept_rows(everything.candidates).index)}
-    aligned = [numbers["aligned"][place[row]] for row in kept]
+    best = kept_rows(chosen_by(control, everything, numbers, seed).candidates).index
+    aligned = pd.Series(numbers["aligned"], kept_rows(everything.candidates).index)
     return {
         "losses": found.losses,
         "validation": found.validation,
         "chosen_step": found.chosen_step,
-        "aligned": float(np.mean(aligned)),
+        "aligned": float(aligned[best].mean()),
     }
 
 
-def held_out_validation(
-    pipeline: StableDiffusion3Pipeline, selection: Selection, rejected: Selection | None, settings: dict
-) -> Validation:
-    """What the saved step is chosen by, on the prompts kept from training: the preference's loss where there are
-    rejected images, the conditional branch's otherwise."""
-    texts = [f"prompt {i}" for i in range(len(selection.conditioning) - 1)]
-    field = PipelineField(pipeline, texts, conditioning=selection.conditioning)
-    held_out = without_held_out(selection, True)
-    if rejected is None:
-        return held_out_information(
-            field, held_out.latents, held_out.prompt_id, seed=NOISE_SEED, form="conditional_loss"
-        )
-    return held_out_preference(
-        field,
-        held_out.latents,
-        without_held_out(rejected, True).latents,
-        held_out.prompt_id,
-        MIDDLE,
-        NOISE_SEED,
-        noises=2,
-        beta=settings["beta"],
-    )
+def material(
+    control: str, everything: Selection, numbers: dict[str, np.ndarray], settings: FinetuningSettings
+) -> tuple[Selection, Selection | None]:
+    """What a control trains on: all images with its numbers for their scores, where these weigh them; its best image of
+    every prompt; or this and its worst."""
+    if settings.weighting != "top":
+        return scored_by(control, everything, numbers, settings.seed), None
+    best = chosen_by(control, everything, numbers, settings.seed)
+    return best, rejected_by(control, everything, numbers, settings.seed) if settings.preference == "dpo" else None
 
 
 def evaluation_unit(

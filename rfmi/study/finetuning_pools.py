@@ -18,23 +18,25 @@ from torch import Tensor
 from rfmi.base_model.clip import clip_score
 from rfmi.scenes import CATEGORIES, prompts
 from rfmi.scenes.judging import judge
+from rfmi.scoring import METHODS
+from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.selection import Selection, best, join, read_selection, select, worst
 from rfmi.selection.folder import image_name, kept_rows
 from rfmi.study.cache import Cache, digest, run_units
 from rfmi.study.paths import cache_folder
 from rfmi.study.shipped import BATCH, cache_for, loaded_clip, pipeline_with, spread
 
-ALL = "all"  # images of every prompt, for weights within it
-HELD_OUT = 8  # one prompt in this many is kept from training, for the early choice
+HELD_OUT = 16  # one prompt in this many is kept from training, for the early choice
 
 
 @dataclass(frozen=True)
 class Pool:
     """Which candidates: of `n_prompts` training prompts a category, seeds from `seed` on, drawn by the base model or,
-    in a second round, by the model of the unit of training `start`."""
+    in a second round, by the model of the unit of training `start`; scored with `noises` a level."""
 
     n_prompts: int
     candidates: int
+    noises: int
     guidance: float
     steps: int
     seed: int
@@ -69,6 +71,7 @@ def pool_unit(category: str, pool: dict) -> dict:
         output=folder_of("pools", {"category": category, "pool": pool}),
         candidates=pool["candidates"],
         keep=pool["candidates"],
+        method=replace(METHODS[DEFAULT_METHOD], noises=pool["noises"]),
         guidance=pool["guidance"],
         steps=pool["steps"],
         seed=pool["seed"],
@@ -113,13 +116,20 @@ def numbers_of(control: str, numbers: dict[str, np.ndarray], seed: int) -> np.nd
 
 
 def chosen_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
-    """The image of every prompt that a control finds best; all images for `ALL`."""
-    return selection if control == ALL else best(selection, numbers_of(control, numbers, seed))
+    """The image of every prompt that a control finds best."""
+    return best(selection, numbers_of(control, numbers, seed))
 
 
 def rejected_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
     """The image of every prompt that a control finds worst."""
     return worst(selection, numbers_of(control, numbers, seed))
+
+
+def scored_by(control: str, selection: Selection, numbers: dict[str, np.ndarray], seed: int) -> Selection:
+    """All images, with the numbers of a control for their scores."""
+    table = selection.candidates.copy()
+    table.loc[kept_rows(table).index, "score"] = numbers_of(control, numbers, seed)
+    return replace(selection, candidates=table)
 
 
 def without_held_out(selection: Selection, held_out: bool) -> Selection:

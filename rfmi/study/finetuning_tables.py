@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rfmi.evaluation import Evaluation, compare, mean_of_categories, prompt_means
+from rfmi.evaluation import MEAN, Evaluation, compare, mean_of_categories, prompt_means, share_of_the_way
 from rfmi.quality import diversity, quality
 from rfmi.scenes import parse
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
 from rfmi.study.finetuning_pools import chosen_by
 
-BASE, CEILING, MEAN = "base", "judge", "mean"
+BASE, CEILING = "base", "judge"
 NEEDS = {"clip_score": "an auxiliary model", "judge": "the truth"}
 
 
@@ -68,20 +68,9 @@ def gains(evaluations: Mapping[str, Sequence[Evaluation]], seed: int, against: s
     return pd.DataFrame(rows).T
 
 
-def share_of_ceiling(
-    evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int, resamples: int = 2_000
-) -> dict[str, float]:
+def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> dict[str, float]:
     """The gain of a method over that of training on the judge's choices: value, low, high."""
-    base, other, ceiling = (prompt_means(evaluations[each]) for each in (BASE, name, CEILING))
-    random, sums = np.random.default_rng(seed), np.zeros((2, resamples + 1))
-    for _, part in pd.DataFrame({"gain": other - base, "most": ceiling - base}).groupby("category", sort=False):
-        n = len(part)
-        rows = np.vstack([np.arange(n), random.integers(n, size=(resamples, n))])
-        sums += np.stack([part[column].to_numpy()[rows].mean(1) for column in ("gain", "most")])
-    with np.errstate(invalid="ignore", divide="ignore"):  # where nothing is gained there is no share: NaN
-        share = sums[0] / sums[1]
-    low, high = np.quantile(share[1:], [0.025, 0.975])
-    return {"value": share[0], "low": low, "high": high}
+    return share_of_the_way(*(prompt_means(evaluations[each]) for each in (BASE, name, CEILING)), seed)
 
 
 def quality_table(evaluations: Mapping[str, Evaluation], scenes: torch.Tensor, seed: int) -> pd.DataFrame:

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
+from rfmi.evaluation import MEAN, share_of_the_way
 from rfmi.ranking import Mean, bootstrap_mean
-from rfmi.study.base_model_tables import MEAN, RESAMPLES, mean_with_interval
+from rfmi.study.base_model_tables import as_series, mean_with_interval
 
 RANDOM, JUDGE = "random", "judge"
 
@@ -77,16 +78,8 @@ def ranking_table(table: pd.DataFrame, scores: Sequence[str], seed: int) -> pd.D
 
 def share_of_ceiling(table: pd.DataFrame, score: str, seed: int) -> dict[str, float]:
     """How far the choice by `score` is on the way from random choice to the judge's own, with its interval."""
-    random = np.random.default_rng(seed)
-    parts = [tops(table, name) for name in (RANDOM, score, JUDGE)]
-    means = np.zeros((3, RESAMPLES + 1))
-    for category in parts[0]:
-        n = len(parts[0][category])
-        chosen = np.vstack([np.arange(n), random.integers(n, size=(RESAMPLES, n))])
-        means += np.stack([part[category][chosen].mean(1) for part in parts])
-    share = (means[1] - means[0]) / (means[2] - means[0])
-    low, high = np.quantile(share[1:], [0.025, 0.975])
-    return {"share": share[0], "share_low": low, "share_high": high}
+    found = share_of_the_way(*(as_series(tops(table, name)) for name in (RANDOM, score, JUDGE)), seed)
+    return {"share": found["value"], "share_low": found["low"], "share_high": found["high"]}
 
 
 def best_method(ranking: pd.DataFrame, methods: Sequence[str]) -> str:
