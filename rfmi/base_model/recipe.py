@@ -74,8 +74,3 @@ RECIPES["cpu_overlaps_longer"] = replace(
     flow=replace(RECIPES["cpu"].flow, steps=3000, decay=0.5, seed=3),
     categories=(*CATEGORIES, *["3d_spatial"] * 6, "complex", "complex", "texture"),
 )
-RECIPES["cpu_overlaps_longest"] = replace(
-    RECIPES["cpu"],
-    flow=replace(RECIPES["cpu"].flow, steps=3000, decay=0.5, seed=4),
-    categories=(*CATEGORIES, *["3d_spatial"] * 8, "complex", "complex", "texture", "numeracy"),
-)

@@ -58,7 +58,7 @@ def evaluate(
     guidance: float = 4.0,
     steps: int = 28,
     device: torch.device | str | None = None,
-    batch: int = 16,
+    batch: int = 32,
 ) -> Evaluation:
     """Draw and judge `images_per_prompt` images of every prompt, image i with the seed `first_seed` + i.
 

@@ -70,7 +70,7 @@ def re_noising_scores(
     *,
     seed: int,
     others: Tensor | None = None,
-    batch: int = 16,
+    batch: int = 32,
 ) -> Scores:
     """The scores of samples x (n, *) for the prompts `labels` (n,), by a method that needs no trajectory.
 
@@ -99,7 +99,7 @@ def re_noising_draws(
     noises: int,
     seed: int,
     against: Tensor | str | None = NULL,
-    batch: int = 16,
+    batch: int = 32,
 ) -> dict[str, Tensor]:
     """f (n, levels, noises) of several forms, from the same velocities.
 
