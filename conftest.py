@@ -7,11 +7,14 @@ import tempfile
 
 import pytest
 
+from rfmi.__main__ import REPRODUCIBLE
+
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point the cache, also that of the kernels nbval starts, at an empty folder."""
+    """Point the cache, also that of the kernels nbval starts, at an empty folder; equal calls give equal bits."""
+    os.environ.update(REPRODUCIBLE | os.environ)
     config.stash[CACHE] = tempfile.TemporaryDirectory()
     os.environ["RFMI_CACHE"] = config.stash[CACHE].name
 

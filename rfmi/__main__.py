@@ -18,6 +18,8 @@ from rfmi.study.runner import NotebookFailure, output_parameter, refresh, run
 
 SUCCESS, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 SECONDS_A_CELL = 4 * 3600
+# MKL's results otherwise depend on where in memory an array happens to lie, so that a resumed run would differ in bits
+REPRODUCIBLE = {"MKL_CBWR": "AUTO"}
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in notebooks, unless set otherwise
 
 
@@ -121,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Carry out one command; returns the exit code: 0 done, 1 a notebook failed, 2 refused before anything ran."""
-    for name, value in QUIET.items():
+    for name, value in (QUIET | REPRODUCIBLE).items():
         os.environ.setdefault(name, value)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("rfmi").setLevel(logging.INFO)

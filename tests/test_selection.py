@@ -76,9 +76,9 @@ def test_path_scores_in_the_table_are_those_of_the_trajectory(pipeline, whole):
 
 def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_path):
     assert set(whole.candidates.evaluations) == {2 * 3 + 36}
-    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1), **SMALL)
+    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1, noises=2), **SMALL)
     cheap = 2 * 3 + Pruning().method.evaluations
-    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 36]
+    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 24]
     dropped = pruned.candidates[pruned.candidates.fate == "dropped as a draft"]
     assert len(dropped) == 2 and dropped.score.isna().all() and dropped.draft_score.notna().all()
     assert dropped.draft_score.max() <= pruned.candidates.draft_score.max()
@@ -86,15 +86,16 @@ def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_pat
 
 def test_drafts_without_guidance_leave_out_the_null_branch(pipeline, tmp_path):
     pruned = select(
-        pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1), **SMALL | {"guidance": 1.0}
-    )
+        pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1, noises=None),
+        **SMALL | {"guidance": 1.0}
+    )  # fmt: skip
     cheap = 3 + Pruning().method.evaluations
     assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 36]
 
 
 def test_with_every_draft_a_finalist_pruning_changes_no_choice(pipeline, whole, tmp_path):
     pruned = select(
-        pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3), **SMALL
+        pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3, noises=None), **SMALL
     )
     assert kept_rows(pruned).seed.tolist() == kept_rows(whole).seed.tolist()
     np.testing.assert_allclose(pruned.candidates.score, whole.candidates.score, rtol=1e-4, atol=1e-2)
@@ -185,6 +186,18 @@ def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, chang
     assert not (tmp_path / "new").exists()
 
 
-def test_bad_pruning():
-    with pytest.raises(ValueError, match="at least 3 steps and 1 finalist"):
-        Pruning(steps=2)
+def test_finalists_are_scored_with_their_own_number_of_noises(pipeline, whole, tmp_path):
+    found = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3, noises=2), **SMALL)
+    method = replace(METHODS[SMALL["method"]], noises=2)
+    field, kept = PipelineField(pipeline, TEXTS), kept_rows(found)
+    again = re_noising_scores(field, found.latents, found.prompt_id, method, seed=5)
+    np.testing.assert_allclose(kept.score, again.values.numpy(), rtol=1e-3, atol=1e-2)
+    assert (kept.score.to_numpy() - found.candidates.groupby("prompt_id").score.max().to_numpy() == 0).all()
+    assert not np.allclose(found.candidates.score, whole.candidates.score)
+    assert Pruning().of_finalists("path") == "path" and Pruning(noises=None).of_finalists(method) is method
+
+
+@pytest.mark.parametrize("change", [{"steps": 2}, {"finalists": 0}, {"noises": 0}])
+def test_bad_pruning(change):
+    with pytest.raises(ValueError, match="at least 3 steps, 1 finalist and 1 noise"):
+        Pruning(**change)

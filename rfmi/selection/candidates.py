@@ -71,8 +71,9 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         spend(rows, found.evaluations)
         return found
 
-    rows = torch.arange(m)
+    rows, method = torch.arange(m), recipe.method
     if recipe.pruning is not None:
+        method = recipe.pruning.of_finalists(method)
         drafts = drafted(rows, recipe.pruning.steps)
         columns["draft_score"] = scored(rows, drafts, recipe.pruning.method).values.cpu()
         finalists = min(m, max(recipe.keep, recipe.pruning.finalists))
@@ -80,10 +81,10 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     finished = drawn(rows, recipe.steps)
     for name, values in zip(PATH_METHODS, (finished.path, finished.guided_path, finished.squared), strict=True):
         columns[name][rows] = values.cpu()
-    if isinstance(recipe.method, str):
-        columns["score"] = columns[recipe.method]
+    if isinstance(method, str):
+        columns["score"] = columns[method]
     else:
-        found = scored(rows, finished.samples, recipe.method)
+        found = scored(rows, finished.samples, method)
         columns["score"][rows], columns["standard_error"][rows] = found.values.cpu(), found.standard_errors.cpu()
     best = columns["score"][rows].topk(recipe.keep).indices
     kept = rows[best].tolist()
