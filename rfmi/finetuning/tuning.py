@@ -45,7 +45,8 @@ def finetune(
     start: the folder of a LoRA to go on from, as a second round does; the base model that preferences and the null
     branch are held against is the one without it. validation: called with the transformer, the average of the weights
     in it, every settings.validation_every steps; the larger, the better, and the best is saved. `held_out_information`
-    and `held_out_loss` make one. device: where to train, None where the pipeline is; processes of `accelerate launch` each take their own.
+    and `held_out_loss` make one. device: where to train, None where the pipeline is; processes of `accelerate launch`
+    each take their own.
 
     A killed call goes on at its last checkpoint, a finished one is only read. The pipeline is left as it was, in every
     case; its transformer's gradient checkpointing is used if it is enabled. Raises ValueError before anything starts

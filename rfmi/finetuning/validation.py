@@ -59,7 +59,7 @@ def held_out_loss(
     *,
     rounds: int = 1,
 ) -> Validation:
-    """A validation for `finetune`: the loss that `settings` asks for, of pairs that are not trained on, its sign turned.
+    """A validation for `finetune`: the loss of `settings`, its sign turned, of pairs that are not trained on.
 
     Every pair is looked at `rounds` times, each time at its own noise and level, the same whenever it is called. Raises
     ValueError for pairs that could not be trained on, or for fewer than one round.

@@ -84,7 +84,8 @@ METHODS = {
 
 
 def method_named(name: str | Method) -> Method:
-    """The method of a name, or the one given. Raises ValueError, naming all, for another; path scores need a trajectory."""
+    """The method of a name, or the one given. Raises ValueError, naming all, for another name; path scores need a
+    trajectory."""
     if isinstance(name, Method):
         return name
     if name in PATH_METHODS:

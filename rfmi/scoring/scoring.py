@@ -33,10 +33,10 @@ def score(
     `prompts` (n,).
 
     method: a `Method` or the name of one in `rfmi.scoring.METHODS`, or "change_of_variables", which follows the
-    sampling ODE backwards from each image (RFMI, arXiv 2503.14358; 2 x 8 x 16 evaluations an image). Exact methods are in nats; others only rank
-    images of one prompt. seed: of the noise, common to all images. A method against other prompts takes them from
-    `prompts`. Raises ValueError for an unknown method, for images of another number, size or range, and for a pipeline
-    that is no rectified flow.
+    sampling ODE backwards from each image (RFMI, arXiv 2503.14358; 2 x 8 x 16 evaluations an image). Exact methods are
+    in nats; others only rank images of one prompt. seed: of the noise, common to all images. A method against other
+    prompts takes them from `prompts`. Raises ValueError for an unknown method, for images of another number, size or
+    range, and for a pipeline that is no rectified flow.
     """
     if len(images) != len(prompts):
         raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give one prompt an image")

@@ -20,8 +20,8 @@ from rfmi.scoring.methods import MIDDLE
 
 @dataclass(frozen=True)
 class Pruning:
-    """Drafts of `steps` steps, of which the best `finalists` by `method` are finished, and scored with at most `noises` a
-    level, None for as many as the selection's score has. The defaults were fixed on 96 training prompts of the small
+    """Drafts of `steps` steps, of which the best `finalists` by `method` are finished, and scored with at most `noises`
+    a level, None for as many as the selection's score has. The defaults were fixed on 96 training prompts of the small
     world without guidance, 16 candidates each.
     """
 
@@ -33,8 +33,8 @@ class Pruning:
     def __post_init__(self) -> None:
         if self.steps < 3 or self.finalists < 1 or (self.noises is not None and self.noises < 1):
             raise ValueError(
-                f"drafts of {self.steps} steps with {self.finalists} finalists of {self.noises} noises: take at least 3 "
-                "steps, 1 finalist and 1 noise"
+                f"drafts of {self.steps} steps with {self.finalists} finalists of {self.noises} noises: take at least "
+                "3 steps, 1 finalist and 1 noise"
             )
 
     def of_finalists(self, method: Method | str) -> Method | str:

@@ -18,7 +18,7 @@ from rfmi.pipelines import PipelineField
 from rfmi.scenes import prompts
 from rfmi.study.cache import Cache, code_version, digest
 
-BATCH = 32  # images at once, one size throughout, since a compiled transformer is compiled for each; fastest without guidance
+BATCH = 32  # images at once; one size throughout, since a compiled transformer is compiled for each
 
 
 @cache
