@@ -169,7 +169,8 @@ def test_a_killed_run_goes_on_where_it_was(measure, tmp_path, ending):
     settings = {"waits_for_the_end_of": str(gate), "calls": str(tmp_path / "calls.txt")}
     (tmp_path / "adaptor.py").write_text(CORRELATION)
     script = f"""
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background inherits that it is ignored
 sys.path.insert(0, {str(BENCHMARKS)!r})
 import peer_runs
 settings = {settings!r}
