@@ -493,6 +493,8 @@ def test_the_held_out_loss_is_the_loss_of_the_held_out_pairs(pipeline, tmp_path,
             expected = [batch_loss(tuned, base, draw_batch(pairs, whole, k), settings, 3) for k in (0, 1)]
         assert dict(done.validation)[step] == pytest.approx(-float(sum(expected)) / 2, rel=1e-3)
     assert dict(done.validation)[done.chosen_step] != dict(done.validation)[0]
+    assert f" {settings.loss} loss, AdamW" in " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
+    assert settings.loss == loss.replace(" ", "-")
     with pytest.raises(ValueError, match="another pipeline"):
         value(deepcopy(pipeline.transformer))
 

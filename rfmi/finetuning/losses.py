@@ -67,12 +67,12 @@ def batch_loss(tuned: Velocity, base: Velocity, batch: Batch, settings: Finetuni
     if settings.hold_null > 0:
         asked.append((x_t, torch.full_like(batch.rows, null_row)))
     v = _ask(tuned, asked, batch.sigma)
-    of_base = asked[1:] if batch.rejected is None and settings.weighting != "advantage" else asked
+    of_base = asked[1:] if settings.loss == "flow-matching" else asked
     with torch.no_grad():
         v_base = _ask(base, of_base, batch.sigma) if of_base else []
-    if settings.weighting == "advantage":
+    if settings.loss == "advantage":
         loss = advantage_losses(v[0], v_base[0], batch).mean()
-    elif batch.rejected is None:
+    elif settings.loss == "flow-matching":
         loss = (batch.weights * flow_errors(v[0], batch.x, batch.noise)).mean()
     else:
         chosen, other = (

@@ -97,8 +97,9 @@ def _card(record: dict) -> str:
         "",
         f"- **Adapter.** {kind} of rank {settings['rank']}, alpha {alpha}, on {', '.join(record['layers'])}.",
         f"- **Training.** {len(losses)} steps of {settings['batch'] * settings['gradient_accumulation']} pairs, "
-        f"flow-matching loss, AdamW at {settings['learning_rate']:g}, logit(sigma) of mean {mean:g} and deviation "
-        f"{deviation:g}, seed {settings['seed']}. Mean loss over the last tenth: {sum(tail) / len(tail):.4f}.",
+        f"{FinetuningSettings(**settings).loss} loss, AdamW at {settings['learning_rate']:g}, logit(sigma) of mean "
+        f"{mean:g} and deviation {deviation:g}, seed {settings['seed']}. "
+        f"Mean loss over the last tenth: {sum(tail) / len(tail):.4f}.",
         f"- **Weights.** The moving average ({settings['averaging']:g}) after step {record['chosen_step']}"
         + (
             f", the best of {len(values) - (0 in values)} by held-out validation: {values[record['chosen_step']]:.4g}, "

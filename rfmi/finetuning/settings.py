@@ -91,6 +91,13 @@ class FinetuningSettings:
             )
 
     @property
+    def loss(self) -> str:
+        """The name of the loss that is asked for (`rfmi.finetuning.losses`)."""
+        if self.weighting == "advantage":
+            return "advantage"
+        return "preference" if self.preference == "dpo" else "flow-matching"
+
+    @property
     def pairs_a_step(self) -> int:
         """Pairs that one step of the optimiser takes."""
         return self.batch * self.gradient_accumulation
