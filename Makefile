@@ -1,12 +1,13 @@
-# make reproduce            the report of the profile cpu, from nothing, into reports/  (PROFILE=smoke or gpu: reports-smoke/ or reports-gpu/)
+# make reproduce            the whole study in under an hour, from nothing, into reports-cpu/ (PROFILE=smoke or gpu: reports-smoke/, reports-gpu/)
+# make reproduce PROFILE=full    the committed report, more prompts and seeds in some three hours, into reports/
 # make test                 the tests, and every committed notebook executed again and compared
 # make notebooks            the committed notebooks' own outputs, computed anew with an empty cache
 # make lock                 requirements.lock, anew from pyproject.toml
 
 PYTHON ?= python3.11
 PROFILE ?= cpu
-# The committed report is that of the profile cpu; the others have folders of their own, which git ignores.
-REPORTS ?= $(if $(filter cpu,$(PROFILE)),reports,reports-$(PROFILE))
+# The committed report is that of the profile full; the others have folders of their own, which git ignores.
+REPORTS ?= $(if $(filter full,$(PROFILE)),reports,reports-$(PROFILE))
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin

@@ -142,6 +142,17 @@ def test_a_changed_prompt_differs_in_one_atom_and_does_not_hold_in_the_scene(cat
     assert changes >= 90
 
 
+def test_overlapping_objects_are_large_and_solid_on_a_coarse_lattice_unless_the_prompt_says_otherwise():
+    for scene in sample_scenes("3d_spatial", 120, 4):
+        behind, front = scene.objects
+        assert {thing.size for thing in scene.objects} == {"large"} and behind.texture == front.texture == "solid"
+        assert not any(place % 8 for thing in scene.objects for place in (thing.x, thing.y))
+        kinds = [(thing.shape, thing.size) for thing in (front, behind)]
+        assert 0.1 <= hidden_share(*kinds, front.x - behind.x, front.y - behind.y) <= 0.3
+    asked = draw_scene(parse("a small striped red circle behind a blue square"), Random(0)).objects[0]
+    assert (asked.size, asked.texture) == ("small", "striped")
+
+
 def test_scenes_are_a_function_of_their_seed():
     assert sample_scenes("complex", 30, 0) == sample_scenes("complex", 30, 0) != sample_scenes("complex", 30, 1)
 

@@ -75,7 +75,7 @@ def test_path_scores_in_the_table_are_those_of_the_trajectory(pipeline, whole):
 
 
 def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_path):
-    assert set(whole.candidates.evaluations) == {2 * 3 + 36}
+    assert set(whole.candidates.evaluations) == {2 * 3 + 48}
     pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1, noises=2), **SMALL)
     cheap = 2 * 3 + Pruning().method.evaluations
     assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 24]
@@ -90,7 +90,7 @@ def test_drafts_without_guidance_leave_out_the_null_branch(pipeline, tmp_path):
         **SMALL | {"guidance": 1.0}
     )  # fmt: skip
     cheap = 3 + Pruning().method.evaluations
-    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 36]
+    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 48]
 
 
 def test_with_every_draft_a_finalist_pruning_changes_no_choice(pipeline, whole, tmp_path):

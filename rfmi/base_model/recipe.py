@@ -74,3 +74,9 @@ RECIPES["cpu_overlaps_longer"] = replace(
     flow=replace(RECIPES["cpu"].flow, steps=3000, decay=0.5, seed=3),
     categories=(*CATEGORIES, *["3d_spatial"] * 6, "complex", "complex", "texture"),
 )
+RECIPES["cpu_coarse_overlaps"] = replace(
+    RECIPES["cpu"],
+    flow=replace(RECIPES["cpu"].flow, steps=2000, decay=0.6, seed=4),
+    shards=24,
+    categories=(*CATEGORIES, *["3d_spatial"] * 5, "complex", "texture"),
+)

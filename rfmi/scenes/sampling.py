@@ -1,4 +1,7 @@
-"""Scenes drawn at random for a prompt: exactly the objects it names, every free attribute and place at random."""
+"""Scenes drawn at random for a prompt: exactly the objects it names, every free attribute and place at random.
+
+Objects that overlap are solid and large unless the prompt says otherwise, and large ones lie on a coarser lattice.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from rfmi.scenes.truth import verdict
 from rfmi.scenes.words import COLORS, HELD_OUT, RELATIONS_OF, SIZES, TEXTURES
 
 STEP = 4  # centres lie on a lattice of this many pixels
+OVERLAP_STEP = 8  # and on this one where two large objects overlap
 GAP = 2  # the least number of pixels between two objects that do not overlap
 HIDDEN = (0.1, 0.3)  # the share of the object behind that is hidden, least and most
-SOLID = 0.6  # the chance of a free texture to be solid, 1 where objects overlap; the others share the rest
+SOLID = 0.6  # the chance of a free texture to be solid; the others share the rest
 ATTEMPTS = 10_000
 
 
@@ -51,12 +55,14 @@ def _draw_attributes(prompt: Prompt, random: Random) -> list[tuple[str, str, str
 def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str]:
     colors = [color for color in COLORS if (color, phrase.shape) not in HELD_OUT]
     textures = [texture for texture in TEXTURES if (texture, phrase.shape) not in HELD_OUT]
-    solid = 1.0 if prompt.relation in RELATIONS_OF["3d_spatial"] else SOLID
+    overlap = prompt.relation in RELATIONS_OF["3d_spatial"]
+    solid = 1.0 if overlap else SOLID
+    small = 0.0 if overlap else 0.5 if prompt.n_objects < 3 else 0.75
     weights = [solid if texture == "solid" else (1 - solid) / 2 for texture in textures]
     return (
         phrase.color or random.choice(colors),
         phrase.texture or random.choices(textures, weights)[0],
-        phrase.size or random.choices(SIZES, (0.5, 0.5) if prompt.n_objects < 3 else (0.75, 0.25))[0],
+        phrase.size or random.choices(SIZES, (small, 1 - small))[0],
     )
 
 
@@ -90,7 +96,8 @@ def _clear(a: tuple[int, int], b: tuple[int, int]) -> bool:
 
 def _draw_overlapping(relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
     sizes = [size for *_, size in attributes]
-    places = [(random.choice(_lattice(size)), random.choice(_lattice(size))) for size in sizes]
+    step = OVERLAP_STEP if sizes == ["large", "large"] else STEP
+    places = [(random.choice(_lattice(size, step)), random.choice(_lattice(size, step))) for size in sizes]
     front, behind = (0, 1) if relation == "front" else (1, 0)
     dx, dy = (places[front][axis] - places[behind][axis] for axis in (0, 1))
     if attributes[0][1] == attributes[1][1] or max(abs(dx), abs(dy)) > RADIUS[sizes[0]] + RADIUS[sizes[1]]:
@@ -103,6 +110,6 @@ def _kind(attributes: tuple[str, str, str, str]) -> tuple[str, str]:
     return attributes[0], attributes[3]
 
 
-def _lattice(size: str) -> range:
-    first = -(-int(RADIUS[size]) // STEP) * STEP
-    return range(first, SIDE - first + 1, STEP)
+def _lattice(size: str, step: int = STEP) -> range:
+    first = -(-int(RADIUS[size]) // step) * step
+    return range(first, SIDE - first + 1, step)

@@ -29,9 +29,9 @@ class Method:
     """A score that needs no trajectory.
 
     form: a quantity of `rfmi.scoring.re_noising`; sigmas: noise levels, or empty for the exact integral by `nodes`
-    nodes; weights: of the levels, "even", or "exact" for evenly spaced ones; noises: draws of eps at each; against:
-    "null" (the null branch), "prompts" (other prompts) or "nothing". Raises ValueError for other weights, and for a
-    band of fewer than two levels.
+    nodes; weights: of the levels, "even", or "exact" for evenly spaced ones; noises: draws of eps at each, one or an
+    even number, since they come in pairs of opposite sign; against: "null" (the null branch), "prompts" (other prompts)
+    or "nothing". Raises ValueError for other weights, a band of fewer than two levels, and other numbers of noises.
     """
 
     form: str
@@ -46,6 +46,8 @@ class Method:
             raise ValueError(
                 f"weights are {self.weights!r} at {len(self.sigmas)} levels; take 'even', or 'exact' at two or more"
             )
+        if self.noises < 1 or (self.noises > 1 and self.noises % 2):
+            raise ValueError(f"noises is {self.noises}; they come in pairs: take one, or an even number")
 
     def times_and_weights(self) -> tuple[Tensor, Tensor]:
         """t (levels,) in float64, and the weight of each."""
@@ -74,7 +76,7 @@ METHODS = {
     "inner_product": Method("inner_product"),
     "residual": Method("residual"),
     "re_noising_even": Method("re_noising", EVEN),
-    "re_noising_high_noise": Method("re_noising", HIGH_NOISE, noises=3),
+    "re_noising_high_noise": Method("re_noising", HIGH_NOISE, noises=4),
     "re_noising_middle": Method("re_noising", MIDDLE, noises=16, weights="exact"),
     "conditional_loss": Method("conditional_loss", EVEN, against="nothing"),
     "conditional_loss_middle": Method("conditional_loss", MIDDLE, noises=16, weights="exact", against="nothing"),

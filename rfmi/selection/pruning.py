@@ -21,14 +21,14 @@ from rfmi.scoring.methods import MIDDLE
 @dataclass(frozen=True)
 class Pruning:
     """Drafts of `steps` steps, of which the best `finalists` by `method` are finished, and scored with at most `noises`
-    a level, None for as many as the selection's score has. The defaults were fixed on 96 training prompts of the small
+    a level, None for as many as the selection's score has. The defaults were fixed on 128 training prompts of the small
     world without guidance, 16 candidates each.
     """
 
-    steps: int = 12
-    finalists: int = 4
+    steps: int = 14
+    finalists: int = 5
     method: Method = Method("information_and_likelihood", MIDDLE, noises=2, weights="exact")
-    noises: int | None = 8
+    noises: int | None = 6
 
     def __post_init__(self) -> None:
         if self.steps < 3 or self.finalists < 1 or (self.noises is not None and self.noises < 1):
