@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from socket import socket
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -278,7 +279,7 @@ def test_weights_are_the_softmax_of_the_scores():
 
 def test_advantages_are_scores_around_their_prompts_mean():
     chosen = selection(prompts=2, keep=2, scores=[3.0, 1.0, 2.0, 0.5])
-    settings = replace(QUICK, weighting="advantage", temperature=0.5)
+    settings = replace(QUICK, weighting="advantage", temperature=0.5, largest_deviation=10.0)
     scale = 0.5 * math.sqrt((2 * 1.0 + 2 * 0.75**2) / 4)
     expected = torch.tensor([1.0, -1.0, 0.75, -0.75]) / scale
     torch.testing.assert_close(training_pairs(chosen, settings).weights, expected)
@@ -286,6 +287,17 @@ def test_advantages_are_scores_around_their_prompts_mean():
         training_pairs(selection(prompts=4), settings)
     with pytest.raises(ValueError, match="two losses"):
         replace(settings, preference="dpo")
+
+
+def test_an_advantage_is_cut_at_the_largest_deviation_and_centred_again():
+    chosen = selection(prompts=2, keep=3, scores=[1.0, 0.0, -10.0, 1.0, 0.0, -1.0])
+    settings = replace(QUICK, weighting="advantage", temperature=0.5, largest_deviation=0.5)
+    around = np.array([4.0, 3.0, -7.0, 1.0, 0.0, -1.0])
+    cut = np.clip(around / np.sqrt((around**2).mean()), -0.5, 0.5).reshape(2, 3)
+    expected = (cut - cut.mean(1, keepdims=True)) / 0.5
+    np.testing.assert_allclose(training_pairs(chosen, settings).weights, expected.ravel(), rtol=1e-6)
+    with pytest.raises(ValueError, match="largest_deviation is 0"):
+        replace(settings, largest_deviation=0.0)
 
 
 def test_the_best_and_the_worst_of_every_prompt_are_found():

@@ -125,18 +125,25 @@ def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
         raise ValueError("the selection's images do not all have a score to be weighted by; weight them by 'top'")
     within = settings.weighting != "information"
     groups = [selected.prompt_id == p for p in selected.prompt_id.unique()] if within else [torch.ones(n).bool()]
-    around = torch.zeros_like(scores)
-    for group in groups:
-        around[group] = scores[group] - scores[group].mean()
-    scaled = around / (settings.temperature * around.square().mean().sqrt().clamp_min(1e-12))
+    around = _centred(scores, groups)
+    scaled = around / around.square().mean().sqrt().clamp_min(1e-12)
     if settings.weighting == "advantage":
         if not bool(scaled.any()):
             raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
-        return scaled.float()
+        cut = scaled.clamp(-settings.largest_deviation, settings.largest_deviation)
+        return (_centred(cut, groups) / settings.temperature).float()
     weights = torch.empty_like(scores)
     for group in groups:
-        weights[group] = torch.softmax(scaled[group], 0) * int(group.sum())
+        weights[group] = torch.softmax(scaled[group] / settings.temperature, 0) * int(group.sum())
     return weights.float()
+
+
+def _centred(values: Tensor, groups: list[Tensor]) -> Tensor:
+    """Values less the mean of their group; the groups are masks."""
+    centred = torch.zeros_like(values)
+    for group in groups:
+        centred[group] = values[group] - values[group].mean()
+    return centred
 
 
 def _rejected(selected: Selection, rejected: Selection | Tensor) -> Tensor:

@@ -28,10 +28,11 @@ class FinetuningSettings:
     `top` takes all pairs alike, `information` by the softmax of score / (temperature x the scores' deviation),
     `information_within_prompt` likewise among the pairs of each prompt, `advantage` by (score - its prompt's mean) /
     (temperature x the deviation within prompts), which has a sign and a loss of its own (`rfmi.finetuning.losses`).
-    preference: `dpo` trains on pairs of a chosen and a rejected image, with `beta` on the mean squared error of an
-    element. averaging: what the moving average of
-    the weights keeps of itself a step, 0 for none. mixed_precision: of the computation; the adapter is float32 in any
-    case. checkpoint_steps: if given, in place of checkpoint_seconds. Raises ValueError for values that make no sense.
+    largest_deviation: advantages are cut there, in deviations within prompts, and centred again; scores have long
+    tails, and a few blemished images would be most of the gradient. preference: `dpo` trains on pairs of a chosen and a
+    rejected image, with `beta` on the mean squared error of an element. averaging: what the moving average of the
+    weights keeps of itself a step, 0 for none. mixed_precision: of the computation; the adapter is float32 in any case.
+    checkpoint_steps: if given, in place of checkpoint_seconds. Raises ValueError for values that make no sense.
     """
 
     steps: int = 400
@@ -51,6 +52,7 @@ class FinetuningSettings:
     noise_level: tuple[float, float] = (0.0, 1.0)
     weighting: str = "top"
     temperature: float = 1.0
+    largest_deviation: float = 1.0
     preference: str = "none"
     beta: float = 1000.0
     averaging: float = 0.99
@@ -65,7 +67,7 @@ class FinetuningSettings:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value}; give a whole number of at least 1")
-        for name in ("learning_rate", "largest_gradient_norm", "temperature", "beta"):
+        for name in ("learning_rate", "largest_gradient_norm", "temperature", "largest_deviation", "beta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
         for name in ("warmup", "weight_decay", "hold_null", "checkpoint_seconds"):
