@@ -108,3 +108,44 @@ def test_the_results_are_of_the_whole_benchmark():
 
 def test_seconds_of_one_pass():
     assert f"{results('mi_benchmark')['seconds'] / 60:.1f} minutes" in readme()
+
+
+TUNED = {
+    "base": "nothing", "worst": "nothing", "random": "nothing", "published_path": "nothing", "ours": "nothing",
+    "ours_round_2": "nothing", "clip_score": "an auxiliary model", "judge": "the truth",
+}  # fmt: skip
+
+
+def points(value):
+    """Shares as points: value, low and high."""
+    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
+
+
+def finetuning_rows():
+    found = results("evaluation")
+    for name, needs in TUNED.items():
+        low, high = found["alignment_interval"][name]
+        gain = points(found["gains"][name]) if name in found["gains"] else ""
+        yield f"| `{name}` | {needs} | {found['alignment'][name]:.1%} ({low:.1%} to {high:.1%}) | {gain} |"
+
+
+def quality_rows():
+    for measure, row in results("evaluation")["quality"].items():
+        base = f"{row['base']:.3f} ({row['base_low']:.3f} to {row['base_high']:.3f})"
+        yield f"| {measure} | {base} | {row['ours']:.3f} ({row['low']:.3f} to {row['high']:.3f}) |"
+
+
+def test_finetuning_tables():
+    assert [row for row in (*finetuning_rows(), *quality_rows()) if row not in readme()] == []
+
+
+def test_what_fine_tuning_gains():
+    found, text = results("evaluation"), " ".join(readme().split())
+    settings, drawn = found["settings"], found["settings"]["evaluation"]
+    low, high = found["share_of_ceiling_interval"]
+    assert f"{points(found['gain_over_random'])} points more than on random numbers" in text
+    assert f"{found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of what the judge's numbers gain" in text
+    assert f"{settings['candidates']} images of each of {settings['training_prompts']} training prompts" in text
+    assert f"{drawn['n_prompts']} validation prompts a category, {drawn['images_per_prompt']} images each" in text
+    assert f"{settings['training']['steps']} steps" in text and f"training seeds {settings['seeds']}" in text
+    assert f"{found['step_time_ratio']:.2f} times the samples a second of diffusers' own loop" in text
