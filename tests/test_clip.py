@@ -82,7 +82,7 @@ def test_an_untrained_clip_is_at_chance_and_learns_a_batch_by_heart(clip):
     n = 8
     optimizer = torch.optim.AdamW(clip.parameters(), lr=1e-3)
     losses = []
-    for _ in range(20):
+    for _ in range(40):
         optimizer.zero_grad()
         loss = clip_loss(clip, TOKENIZER, StepRandomness(0, 0), n)
         loss.backward()

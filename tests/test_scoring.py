@@ -66,7 +66,7 @@ def test_exact_forms_have_the_mean_of_the_estimators(mixture, form):
     )
     expected = getattr(forms, form)
     error = float(found.standard_errors.mean()) + expected.standard_error  # all samples share their noise
-    assert error < 0.15 * expected.value
+    assert error < 0.25 * expected.value
     assert float(found.values.mean()) == pytest.approx(expected.value, abs=4 * error)
 
 
