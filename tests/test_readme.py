@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from rfmi.scenes import CATEGORIES
+from rfmi.study.finetuning_tables import needs
 from rfmi.study.paths import data_folder, repository_root
 
 
@@ -56,19 +57,18 @@ def test_the_judge_and_the_speed():
     assert f"{speed:.0f} images a second" in readme()
 
 
-SCORES = {
-    "random": "nothing", "published_path": "nothing", "guided_path": "nothing", "re_noising": "nothing",
-    "conditional_loss_middle": "nothing", "re_noising_middle": "nothing", "information_and_likelihood": "nothing",
-    "clip_score": "an auxiliary model", "judge": "the truth",
-}  # fmt: skip
+SCORES = (
+    "random", "published_path", "guided_path", "re_noising", "conditional_loss_middle", "re_noising_middle",
+    "information_and_likelihood", "clip_score", "judge",
+)  # fmt: skip
 
 
 def scoring_rows():
     found = results("scoring")
-    for name, needs in SCORES.items():
+    for name in SCORES:
         low, high = found["top1_interval"][name]
         area = f"{found['auc'][name]:.2f}" if name in found["auc"] else ""
-        yield f"| `{name}` | {needs} | {found['top1'][name]:.1%} ({low:.1%} to {high:.1%}) | {area} |"
+        yield f"| `{name}` | {needs(name)} | {found['top1'][name]:.1%} ({low:.1%} to {high:.1%}) | {area} |"
 
 
 def test_scoring_table():
@@ -110,10 +110,7 @@ def test_seconds_of_one_pass():
     assert f"{results('mi_benchmark')['seconds'] / 60:.1f} minutes" in readme()
 
 
-TUNED = {
-    "base": "nothing", "worst": "nothing", "random": "nothing", "published_path": "nothing", "ours": "nothing",
-    "ours_round_2": "nothing", "clip_score": "an auxiliary model", "judge": "the truth",
-}  # fmt: skip
+TUNED = ("base", "worst", "random", "published_path", "ours", "ours_round_2", "clip_score", "judge")
 
 
 def points(value):
@@ -123,10 +120,10 @@ def points(value):
 
 def finetuning_rows():
     found = results("evaluation")
-    for name, needs in TUNED.items():
+    for name in TUNED:
         low, high = found["alignment_interval"][name]
         gain = points(found["gains"][name]) if name in found["gains"] else ""
-        yield f"| `{name}` | {needs} | {found['alignment'][name]:.1%} ({low:.1%} to {high:.1%}) | {gain} |"
+        yield f"| `{name}` | {needs(name)} | {found['alignment'][name]:.1%} ({low:.1%} to {high:.1%}) | {gain} |"
 
 
 def quality_rows():
