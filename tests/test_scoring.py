@@ -10,7 +10,7 @@ from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
 from rfmi.scoring.other_prompts import nearest_prompts
-from rfmi.scoring.re_noising import paired_noise, re_noising_draws
+from rfmi.scoring.re_noising import STREAM, paired_noise, re_noising_draws
 from rfmi.times import StratifiedTimes
 
 
@@ -108,7 +108,7 @@ def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
     levels = (0.9, 0.6)
     method = Method("conditional_loss", levels, noises=2, against="nothing")
     found = re_noising_scores(mixture, x, labels, method, seed=3)
-    noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(3)).double()
+    noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(STREAM + 3)).double()
     expected = torch.zeros(40, dtype=torch.float64)
     for j, sigma in enumerate(levels):
         for eps in (noise[j], -noise[j]):
@@ -172,6 +172,21 @@ def test_the_first_of_many_noises_are_those_of_few():
     torch.testing.assert_close(many[:, :2], few)
     torch.testing.assert_close(many[:, ::2], -many[:, 1::2])
     assert paired_noise(3, 1, (2, 2), torch.Generator().manual_seed(4)).equal(few[:, :1])
+
+
+def test_an_image_is_not_scored_by_the_noise_it_was_drawn_from(pipeline):
+    asked = []
+
+    class Spy(PipelineField):
+        def velocities(self, x, t, branches):
+            asked.append(x[0])
+            return super().velocities(x, t, branches)
+
+    field = Spy(pipeline, ["a red circle"])
+    started = field.noise([7])
+    re_noising_scores(field, torch.zeros_like(started), torch.tensor([0]), Method("re_noising", (0.5, 0.8)), seed=7)
+    alike = [abs(torch.cosine_similarity(x.flatten(), started[0].flatten(), dim=0)) for x in asked]
+    assert len(asked) == 4 and max(alike) < 0.3
 
 
 @pytest.mark.parametrize("noises", [0, 3])

@@ -197,7 +197,27 @@ def test_finalists_are_scored_with_their_own_number_of_noises(pipeline, whole, t
     assert Pruning().of_finalists("path") == "path" and Pruning(noises=None).of_finalists(method) is method
 
 
-@pytest.mark.parametrize("change", [{"steps": 2}, {"finalists": 0}, {"noises": 0}])
-def test_bad_pruning(change):
-    with pytest.raises(ValueError, match="3 steps, 1 finalist and 1 noise"):
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 2}, "3 steps and 1 finalist"),
+        ({"finalists": 0}, "3 steps and 1 finalist"),
+        ({"noises": 0}, "come in pairs"),
+        ({"noises": 3}, "come in pairs"),
+    ],
+)
+def test_bad_pruning(change, words):
+    with pytest.raises(ValueError, match=words):
         Pruning(**change)
+
+
+def test_drafts_are_scored_with_other_noises_than_finalists(pipeline, monkeypatch, tmp_path):
+    seeds = []
+
+    def spied(*arguments, seed, **options):
+        seeds.append(seed)
+        return re_noising_scores(*arguments, seed=seed, **options)
+
+    monkeypatch.setattr(candidates, "re_noising_scores", spied)
+    select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=2), **SMALL)
+    assert len(seeds) == 2 and seeds[0] != seeds[1] == SMALL["seed"]

@@ -24,6 +24,12 @@ DEFAULT_METHOD = "information_and_likelihood"
 PATH_METHODS = ("path", "guided_path", "squared_path")
 
 
+def check_noises(noises: int) -> None:
+    """Raises ValueError for a number of noises that makes no pairs and is not one."""
+    if noises < 1 or (noises > 1 and noises % 2):
+        raise ValueError(f"noises is {noises}; they come in pairs: take one, or an even number")
+
+
 @dataclass(frozen=True)
 class Method:
     """A score that needs no trajectory.
@@ -46,8 +52,7 @@ class Method:
             raise ValueError(
                 f"weights are {self.weights!r} at {len(self.sigmas)} levels; take 'even', or 'exact' at two or more"
             )
-        if self.noises < 1 or (self.noises > 1 and self.noises % 2):
-            raise ValueError(f"noises is {self.noises}; they come in pairs: take one, or an even number")
+        check_noises(self.noises)
 
     def times_and_weights(self) -> tuple[Tensor, Tensor]:
         """t (levels,) in float64, and the weight of each."""

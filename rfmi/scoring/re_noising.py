@@ -33,6 +33,7 @@ from rfmi.pipelines import PipelineField
 from rfmi.scoring.methods import Method
 
 NULL = "null"
+STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
 Form = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
 
 
@@ -111,9 +112,10 @@ def re_noising_draws(
 ) -> dict[str, Tensor]:
     """f (n, levels, noises) of several forms, from the same velocities.
 
-    noises: in turn eps and -eps; against: NULL, (n, k) labels of other prompts, or None for the conditional branch alone.
+    noises: in turn eps and -eps; against: NULL, (n, k) labels of other prompts, or None for the conditional branch
+    alone.
     """
-    noise = paired_noise(len(times), noises, x.shape[1:], torch.Generator().manual_seed(seed)).to(x)
+    noise = paired_noise(len(times), noises, x.shape[1:], torch.Generator().manual_seed(STREAM + seed)).to(x)
     parts = []
     for part in torch.arange(len(x)).split(batch):
         branches = [labels[part]]

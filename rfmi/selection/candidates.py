@@ -65,9 +65,9 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         spend(rows, found.evaluations)
         return found
 
-    def scored(rows: Tensor, x: Tensor, method: Method) -> Scores:
+    def scored(rows: Tensor, x: Tensor, method: Method, seed: int) -> Scores:
         against = others.expand(len(rows), -1) if method.against == "prompts" else None
-        found = re_noising_scores(flow, x, labels[rows], method, seed=recipe.seed, others=against)
+        found = re_noising_scores(flow, x, labels[rows], method, seed=seed, others=against)
         spend(rows, found.evaluations)
         return found
 
@@ -75,7 +75,7 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     if recipe.pruning is not None:
         method = recipe.pruning.of_finalists(method)
         drafts = drafted(rows, recipe.pruning.steps)
-        columns["draft_score"] = scored(rows, drafts, recipe.pruning.method).values.cpu()
+        columns["draft_score"] = scored(rows, drafts, recipe.pruning.method, recipe.seed + 1).values.cpu()
         finalists = min(m, max(recipe.keep, recipe.pruning.finalists))
         rows = columns["draft_score"].topk(finalists).indices.sort().values
     finished = drawn(rows, recipe.steps)
@@ -84,7 +84,7 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     if isinstance(method, str):
         columns["score"] = columns[method]
     else:
-        found = scored(rows, finished.samples, method)
+        found = scored(rows, finished.samples, method, recipe.seed)
         columns["score"][rows], columns["standard_error"][rows] = found.values.cpu(), found.standard_errors.cpu()
     best = columns["score"][rows].topk(recipe.keep).indices
     kept = rows[best].tolist()

@@ -7,7 +7,8 @@ candidates are drawn coarsely, scored cheaply, and only the best few are drawn i
 
 with s and S steps of draft and image, c, C and C' evaluations of the draft's, the finalists' and the full score, F
 finalists, and g = 2, or 1 without guidance, since a draft has no scores along its path and then needs no null branch.
-Fewer noises for the finalists pay for more finalists.
+Fewer noises for the finalists pay for more finalists. Finalists are scored with other noises than drafts: what luck
+lifted a draft does not lift its image again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from rfmi.scoring import Method
-from rfmi.scoring.methods import MIDDLE
+from rfmi.scoring.methods import MIDDLE, check_noises
 
 
 @dataclass(frozen=True)
 class Pruning:
     """Drafts of `steps` steps, of which the best `finalists` by `method` are finished, and scored with at most `noises`
-    a level, None for as many as the selection's score has. The defaults were fixed on 128 training prompts of the small
-    world without guidance, 16 candidates each.
+    a level, one or an even number, None for as many as the selection's score has. The defaults were fixed on 128
+    training prompts of the small world without guidance, 16 candidates each. Raises ValueError for fewer than 3 steps,
+    no finalist, and other numbers of noises.
     """
 
     steps: int = 14
@@ -31,11 +33,12 @@ class Pruning:
     noises: int | None = 6
 
     def __post_init__(self) -> None:
-        if self.steps < 3 or self.finalists < 1 or (self.noises is not None and self.noises < 1):
+        if self.steps < 3 or self.finalists < 1:
             raise ValueError(
-                f"drafts of {self.steps} steps with {self.finalists} finalists of {self.noises} noises: take at least "
-                "3 steps, 1 finalist and 1 noise"
+                f"drafts of {self.steps} steps with {self.finalists} finalists: take at least 3 steps and 1 finalist"
             )
+        if self.noises is not None:
+            check_noises(self.noises)
 
     def of_finalists(self, method: Method | str) -> Method | str:
         """What finalists are scored by, in place of the selection's own score; one along the path has no noises."""

@@ -106,16 +106,6 @@ def by_noise_level(table: pd.DataFrame, forms: Sequence[str], seed: int) -> pd.D
     return pd.DataFrame(rows)
 
 
-def full_choice(table: pd.DataFrame, score: str, evaluations: int) -> pd.DataFrame:
-    """What full selection by `score` chooses among the candidates of a table, as the units of choice have it.
-
-    evaluations: of one candidate.
-    """
-    prompts = table.groupby(["category", "prompt"], sort=False)
-    rows = table.loc[prompts[score].idxmax(), ["category", "prompt", "aligned"]].reset_index(drop=True)
-    return rows.assign(evaluations=evaluations * prompts.size().to_numpy())
-
-
 def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[str, float]:
     """Network evaluations of full over pruned selection, and the change of the chosen images' alignment with its
     interval over prompts, paired.
