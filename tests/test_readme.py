@@ -146,3 +146,9 @@ def test_what_fine_tuning_gains():
     assert f"{drawn['n_prompts']} validation prompts a category, {drawn['images_per_prompt']} images each" in text
     assert f"{settings['training']['steps']} steps" in text and f"training seeds {settings['seeds']}" in text
     assert f"{found['step_time_ratio']:.2f} times the samples a second of diffusers' own loop" in text
+
+
+def test_what_the_best_image_alone_gains():
+    found, text = results("finetuning")["variations"], " ".join(readme().split())
+    ours, judge, random = (points(found[f"{name}, best alone"]) for name in ("ours", "judge", "random"))
+    assert f"ours gains {ours}, the judge {judge} and random choice {random} points (one training seed)" in text
