@@ -2,7 +2,7 @@
 Diffusion 3.5 Medium at full size with random weights, for which a GPU is needed.
 
     .venv/bin/python benchmarks/scoring_cost.py
-    .venv/bin/python benchmarks/scoring_cost.py --full-size --device cuda --candidates 4 --steps 10
+    .venv/bin/python benchmarks/scoring_cost.py --full-size --device cuda
 """
 
 from __future__ import annotations

@@ -1,13 +1,20 @@
 """Every test on one thread, with an empty cache of its own and figures that need no screen."""
 
+import os
+import traceback
+from functools import partial
 from pathlib import Path
+from socket import socket
 
 import matplotlib
 import nbformat
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from nbformat.v4 import new_code_cell, new_markdown_cell
+
+from rfmi.processes import process_state
 
 matplotlib.use("Agg")
 
@@ -23,6 +30,49 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("RFMI_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def start_child():
+    """A function: the process of a copy of this one that does some work and ends, with 0 where it went well."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+
+    def start(work):
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        return child
+
+    return start
+
+
+@pytest.fixture
+def in_two_processes(start_child):
+    """A function that does some work in two processes at once, as `accelerate launch` starts them."""
+
+    def run(work):
+        with socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+
+        def child(rank):
+            os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="1")
+            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+            AcceleratorState._reset_state(reset_partial_state=True)
+            work()
+            assert process_state().num_processes == 2
+
+        children = [start_child(partial(child, rank)) for rank in "01"]
+        assert [os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]) for each in children] == [0, 0]
+
+    return run
 
 
 NOTEBOOK = """

@@ -29,7 +29,7 @@ import rfmi
 from rfmi.base_model.text_encoders import make_text_encoder
 from rfmi.base_model.tokenizers import make_tokenizer
 from rfmi.estimators import change_of_variables
-from rfmi.path_scores import time_grid
+from rfmi.path_scores import path_scores, time_grid
 from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of, sample
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts
@@ -174,6 +174,32 @@ def test_sampling_is_the_pipelines_own_call(pipelines, name, guidance):
         field.decode(latents), called(pipeline, "pt", guidance_scale=guidance, **options), **CLOSE
     )
     assert field.evaluations == STEPS * 2 * (1 if guidance == 1 else 2)
+
+
+
+@torch.no_grad()
+def test_the_official_guided_score_is_its_formula_on_random_weights(small, field):
+    """v, guided by 7.5, and the mean of t/(1-t) v . (v - v_null) over 0.05 < sigma < 1, from the transformer itself."""
+    x_0, rows = field.noise(SEEDS), field.conditioning.tensors
+    scored = path_scores(field, x_0, torch.arange(2), times=field.times(9), guidance=7.5)
+    small.scheduler.set_timesteps(9)
+    sigmas, x_t, terms = small.scheduler.sigmas, x_0, []
+
+    def velocity(where, sigma):
+        return small.transformer(
+            hidden_states=x_t, timestep=1000 * sigma.expand(2), return_dict=False,
+            **{name: value[where] for name, value in rows.items()},
+        )[0]  # fmt: skip
+
+    for sigma, following in zip(sigmas, sigmas[1:], strict=False):
+        v_null = velocity([-1, -1], sigma)
+        v = v_null + 7.5 * (velocity([0, 1], sigma) - v_null)
+        if 0.05 < sigma < 1:
+            terms.append((1 - sigma) / sigma * (v * (v - v_null)).flatten(1).sum(1))
+        x_t = x_t + (following - sigma) * v
+    assert 1 < len(terms) < 9
+    torch.testing.assert_close(scored.guided_path, torch.stack(terms).double().mean(0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(scored.samples, x_t, rtol=1e-3, atol=1e-3)
 
 
 def test_sampling_is_the_pipelines_own_call_with_a_negative_prompt_another_size_and_a_shift_by_size(small):

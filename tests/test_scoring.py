@@ -9,8 +9,9 @@ from rfmi.closed_form import GaussianMixtureField
 from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
+from rfmi.scoring.methods import FORM_NAMES
 from rfmi.scoring.other_prompts import nearest_prompts
-from rfmi.scoring.re_noising import STREAM, paired_noise, re_noising_draws
+from rfmi.scoring.re_noising import FORMS, STREAM, paired_noise, re_noising_draws
 from rfmi.times import StratifiedTimes
 
 
@@ -184,7 +185,8 @@ def test_an_image_is_not_scored_by_the_noise_it_was_drawn_from(pipeline):
 
     field = Spy(pipeline, ["a red circle"])
     started = field.noise([7])
-    re_noising_scores(field, torch.zeros_like(started), torch.tensor([0]), Method("re_noising", (0.5, 0.8)), seed=7)
+    method = Method("re_noising", (0.5, 0.8), noises=2)
+    re_noising_scores(field, torch.zeros_like(started), torch.tensor([0]), method, seed=7)
     alike = [abs(torch.cosine_similarity(x.flatten(), started[0].flatten(), dim=0)) for x in asked]
     assert len(asked) == 4 and max(alike) < 0.3
 
@@ -193,6 +195,31 @@ def test_an_image_is_not_scored_by_the_noise_it_was_drawn_from(pipeline):
 def test_a_number_of_noises_that_makes_no_pairs_is_refused(noises):
     with pytest.raises(ValueError, match=f"noises is {noises}; they come in pairs"):
         Method("re_noising", (0.5,), noises=noises)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"form": "typo"}, "there is no form"),
+        ({"against": "typo"}, "null or prompts"),
+        ({"form": "squared", "against": "nothing"}, "held against null"),
+        ({"form": "information_and_likelihood", "against": "prompts"}, "held against null"),
+        ({"sigmas": (0.0, 0.5)}, "above 0"),
+        ({"nodes": 0}, "1 node"),
+    ],
+)
+def test_a_method_that_makes_no_sense_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        Method(**({"form": "re_noising"} | change))
+    assert set(FORMS) == set(FORM_NAMES)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_named_method_has_a_standard_error(name, mixture, pairs):
+    x, labels = pairs
+    others = ((labels + 1) % 3)[:, None] if METHODS[name].against == "prompts" else None
+    found = re_noising_scores(mixture, x, labels, METHODS[name], seed=0, others=others)
+    assert bool((found.standard_errors > 0).all())
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

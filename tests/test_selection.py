@@ -132,6 +132,13 @@ def test_a_killed_run_goes_on_at_the_next_prompt(pipeline, whole, tmp_path, monk
     assert torch.equal(again.latents, whole.latents)
 
 
+def test_two_processes_choose_as_one(pipeline, whole, tmp_path, in_two_processes):
+    in_two_processes(lambda: select(pipeline, TEXTS, output=tmp_path / "two", **SMALL))
+    again = read_selection(tmp_path / "two")
+    pd.testing.assert_frame_equal(again.candidates, whole.candidates)
+    assert len(list((tmp_path / "two" / "units").iterdir())) == 2
+
+
 def test_a_path_score_can_choose(pipeline, tmp_path):
     found = select(pipeline, TEXTS[:1], output=tmp_path, **(SMALL | {"method": "path"}))
     assert found.candidates.score.equals(found.candidates.path) and found.candidates.standard_error.isna().all()
@@ -177,6 +184,10 @@ def test_other_weights_have_another_fingerprint(pipeline):
         ({"prompts": "a red circle"}, "at least one prompt"),
         ({"prompts": [*TEXTS, TEXTS[0]]}, "listed 2 times"),
         ({"prompts": ["a red dragon"]}, "does not know"),
+        ({"steps": 2}, "at least 3 steps"),
+        ({"prune": 5}, "give True, False"),
+        ({"prune": True}, "drafts of 14 steps cost more"),
+        ({"method": "against_prompts"}, "have no 2 others"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):
@@ -204,11 +215,26 @@ def test_finalists_are_scored_with_their_own_number_of_noises(pipeline, whole, t
         ({"finalists": 0}, "3 steps and 1 finalist"),
         ({"noises": 0}, "come in pairs"),
         ({"noises": 3}, "come in pairs"),
+        ({"method": "path"}, "take a `Method`"),
+        ({"method": METHODS["against_prompts"]}, "asks for no other prompts"),
     ],
 )
 def test_bad_pruning(change, words):
     with pytest.raises(ValueError, match=words):
         Pruning(**change)
+
+
+def test_a_score_that_is_no_number_is_not_the_best(pipeline, monkeypatch, tmp_path):
+    def overflown(*arguments, **options):
+        found = re_noising_scores(*arguments, **options)
+        found.values[1] = torch.nan
+        return found
+
+    monkeypatch.setattr(candidates, "re_noising_scores", overflown)
+    with pytest.raises(FloatingPointError, match="another precision"):
+        select(pipeline, TEXTS, output=tmp_path, **SMALL)
+    monkeypatch.undo()
+    assert len(select(pipeline, TEXTS, output=tmp_path, **SMALL).latents) == 2
 
 
 def test_drafts_are_scored_with_other_noises_than_finalists(pipeline, monkeypatch, tmp_path):

@@ -22,6 +22,10 @@ from rfmi.times import gauss_legendre
 
 DEFAULT_METHOD = "information_and_likelihood"
 PATH_METHODS = ("path", "guided_path", "squared_path")
+FORM_NAMES = (
+    *("re_noising", "squared", "inner_product", "residual"),
+    *("conditional_loss", "information_and_likelihood"),
+)
 
 
 def check_noises(noises: int) -> None:
@@ -36,14 +40,15 @@ class Method:
 
     form: a quantity of `rfmi.scoring.re_noising`; sigmas: noise levels, or empty for the exact integral by `nodes`
     nodes; weights: of the levels, "even", or "exact" for evenly spaced ones; noises: draws of eps at each, one or an
-    even number, since they come in pairs of opposite sign; against: "null" (the null branch), "prompts" (other prompts)
-    or "nothing". Raises ValueError for other weights, a band of fewer than two levels, and other numbers of noises.
+    even number, since they come in pairs of opposite sign, and four or more for a standard error; against: "null" (the
+    null branch), "prompts" (other prompts, for re_noising only) or "nothing" (for conditional_loss only). Raises
+    ValueError for anything else, and for exact weights of fewer than two levels.
     """
 
     form: str
     sigmas: tuple[float, ...] = ()
     nodes: int = 10
-    noises: int = 2
+    noises: int = 4
     against: str = "null"
     weights: str = "even"
 
@@ -51,6 +56,18 @@ class Method:
         if self.weights not in ("even", "exact") or (self.weights == "exact" and len(self.sigmas) == 1):
             raise ValueError(
                 f"weights are {self.weights!r} at {len(self.sigmas)} levels; take 'even', or 'exact' at two or more"
+            )
+        if self.form not in FORM_NAMES:
+            raise ValueError(f"there is no form {self.form!r}; there are {', '.join(FORM_NAMES)}")
+        fitting = {"re_noising": ("null", "prompts"), "conditional_loss": ("null", "nothing")}.get(self.form, ("null",))
+        if self.against not in fitting:
+            raise ValueError(
+                f"{self.form} is held against {self.against!r}; it can be held against {' or '.join(fitting)}"
+            )
+        if not all(0 < sigma <= 1 for sigma in self.sigmas) or self.nodes < 1:
+            raise ValueError(
+                f"sigmas are {self.sigmas} with {self.nodes} nodes; take noise levels above 0 and up to 1, or 1 node or "
+                "more"
             )
         check_noises(self.noises)
 
@@ -81,12 +98,12 @@ METHODS = {
     "inner_product": Method("inner_product"),
     "residual": Method("residual"),
     "re_noising_even": Method("re_noising", EVEN),
-    "re_noising_high_noise": Method("re_noising", HIGH_NOISE, noises=4),
+    "re_noising_high_noise": Method("re_noising", HIGH_NOISE),
     "re_noising_middle": Method("re_noising", MIDDLE, noises=16, weights="exact"),
     "conditional_loss": Method("conditional_loss", EVEN, against="nothing"),
     "conditional_loss_middle": Method("conditional_loss", MIDDLE, noises=16, weights="exact", against="nothing"),
     "information_and_likelihood": Method("information_and_likelihood", MIDDLE, noises=16, weights="exact"),
-    "against_prompts": Method("re_noising", HIGH_NOISE, noises=1, against="prompts"),
+    "against_prompts": Method("re_noising", HIGH_NOISE, against="prompts"),
 }
 
 

@@ -38,6 +38,8 @@ def score(
     prompts takes them from `prompts`. Raises ValueError for an unknown method, for images of another number, size or
     range, and for a pipeline that is no rectified flow.
     """
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts is {prompts!r}; give a list, one prompt an image")
     if len(images) != len(prompts):
         raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give one prompt an image")
     chosen = None if method == CHANGE_OF_VARIABLES else method_named(method)

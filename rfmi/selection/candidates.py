@@ -69,6 +69,7 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         against = others.expand(len(rows), -1) if method.against == "prompts" else None
         found = re_noising_scores(flow, x, labels[rows], method, seed=seed, others=against)
         spend(rows, found.evaluations)
+        _check_numbers(found.values, label)
         return found
 
     rows, method = torch.arange(m), recipe.method
@@ -83,6 +84,7 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         columns[name][rows] = values.cpu()
     if isinstance(method, str):
         columns["score"] = columns[method]
+        _check_numbers(columns["score"][rows], label)
     else:
         found = scored(rows, finished.samples, method, recipe.seed)
         columns["score"][rows], columns["standard_error"][rows] = found.values.cpu(), found.standard_errors.cpu()
@@ -90,3 +92,11 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     kept = rows[best].tolist()
     fates = [KEPT if i in kept else SCORED if i in rows.tolist() else DROPPED for i in range(m)]
     return Candidates(columns, fates, kept, finished.samples.cpu()[best])
+
+
+def _check_numbers(scores: Tensor, label: int) -> None:
+    if not bool(scores.isfinite().all()):
+        raise FloatingPointError(
+            f"a candidate of prompt {label} has a score that is no number; load the pipeline in another precision "
+            "(torch_dtype=torch.float32, or torch.bfloat16 in place of float16)"
+        )

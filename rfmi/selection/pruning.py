@@ -24,7 +24,8 @@ class Pruning:
     """Drafts of `steps` steps, of which the best `finalists` by `method` are finished, and scored with at most `noises`
     a level, one or an even number, None for as many as the selection's score has. The defaults were fixed on 128
     training prompts of the small world without guidance, 16 candidates each. Raises ValueError for fewer than 3 steps,
-    no finalist, and other numbers of noises.
+    no finalist, other numbers of noises, and a draft's score along the path or against other prompts. With guidance the
+    null branch of drafts takes a part of what is saved.
     """
 
     steps: int = 14
@@ -39,6 +40,8 @@ class Pruning:
             )
         if self.noises is not None:
             check_noises(self.noises)
+        if not isinstance(self.method, Method) or self.method.against == "prompts":
+            raise ValueError(f"drafts are scored by {self.method}; take a `Method` that asks for no other prompts")
 
     def of_finalists(self, method: Method | str) -> Method | str:
         """What finalists are scored by, in place of the selection's own score; one along the path has no noises."""

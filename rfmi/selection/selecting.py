@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from rfmi.pipelines import PipelineField
+from rfmi.processes import process_state
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.other_prompts import nearest_prompts
@@ -55,7 +55,7 @@ def select(
     or a `Pruning`, to finish only the candidates whose drafts score best; candidate i of every prompt is
     `pipeline(prompt, generator=torch.Generator().manual_seed(seed + i))`. Raises ValueError, before anything is drawn,
     for prompts that are repeated, numbers that do not fit, an unknown method, and a folder that holds another
-    selection.
+    selection; FloatingPointError for a score that is no number; OSError for a full disk.
     """
     recipe = Recipe(
         candidates=candidates,
@@ -64,21 +64,22 @@ def select(
         guidance=guidance,
         steps=steps,
         seed=seed,
-        pruning=Pruning() if prune is True else prune or None,
+        pruning=_pruning(prune),
     )
     _check(prompts, recipe)
-    state, folder = PartialState(), Path(output)
+    state, folder = process_state(), Path(output)
+    if device is None and state.num_processes > 1:
+        device = state.device
     field = PipelineField(
         pipeline, prompts, negative_prompt=negative_prompt, device=device, micro_batch=micro_batch
     )
-    named = {"method": method} if isinstance(method, str) else {}
-    settings = asdict(recipe) | named | {"prompts": list(prompts), "negative_prompt": negative_prompt}
+    others = nearest_prompts(field) if getattr(recipe.method, "against", "") == "prompts" else None
+    settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}
     settings["weights"] = fingerprint(pipeline.transformer)
     if state.is_main_process:
         open_folder(folder, settings)
-    state.wait_for_everyone()
-    others = nearest_prompts(field) if getattr(recipe.method, "against", "") == "prompts" else None
     missing = [i for i in range(len(prompts)) if not unit_path(folder, i).exists()]
+    state.wait_for_everyone()
     with state.split_between_processes(missing) as part:
         for i in tqdm(part, desc="selection", disable=not state.is_main_process, mininterval=5.0):
             found = draw_candidates(field, i, recipe, None if others is None else others[i])
@@ -90,6 +91,12 @@ def select(
     return read_selection(folder)
 
 
+def _pruning(prune: Pruning | bool) -> Pruning | None:
+    if not isinstance(prune, bool | Pruning):
+        raise ValueError(f"prune is {prune!r}; give True, False, or a `Pruning`")
+    return Pruning() if prune is True else prune or None
+
+
 def _check(prompts: Sequence[str], recipe: Recipe) -> None:
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts is {prompts!r}; give a list of at least one prompt")
@@ -99,4 +106,10 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
     if not 1 <= recipe.keep <= recipe.candidates:
         raise ValueError(
             f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep 1 to {recipe.candidates}"
+        )
+    if recipe.steps < 3:
+        raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
+    if recipe.pruning is not None and recipe.pruning.steps > recipe.steps:
+        raise ValueError(
+            f"drafts of {recipe.pruning.steps} steps cost more than images of {recipe.steps}; prune with fewer steps"
         )

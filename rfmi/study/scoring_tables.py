@@ -82,11 +82,6 @@ def share_of_ceiling(table: pd.DataFrame, score: str, seed: int) -> dict[str, fl
     return {"share": found["value"], "share_low": found["low"], "share_high": found["high"]}
 
 
-def best_method(ranking: pd.DataFrame, methods: Sequence[str]) -> str:
-    """The method whose choice is aligned most often; of equals, the one with the larger area under the curve."""
-    return ranking.loc[list(methods)].sort_values(["top1", "auc"]).index[-1]
-
-
 def by_category(table: pd.DataFrame, scores: Sequence[str], seed: int) -> pd.DataFrame:
     """Alignment of the best candidate by category and score: columns category, series, value, low, high."""
     parts = [
