@@ -90,34 +90,76 @@ def diversity(features: Tensor, groups: Sequence) -> Tensor:
 
 
 def quality(
-    real: Tensor, generated: Tensor, *, generator: torch.Generator, resamples: int = 200, k: int = 3
+    real: Tensor,
+    generated: Tensor,
+    *,
+    generator: torch.Generator,
+    groups: Sequence | None = None,
+    resamples: int = 200,
+    k: int = 3,
 ) -> pd.DataFrame:
     """Every measure with a 95% bootstrap interval: one row a measure, columns value, low, high, n_real, n_generated.
 
-    real, generated: features (n, d) and (m, d). Images are resampled with replacement, within each set. A resample
-    holds the same image several times, which raises the Frechet distance and CMMD once more as a small sample does;
-    their bootstrap values are shifted back to have the mean `value`, so that the interval is that of the measure at
-    this n and m. Neighbourhoods make no sense with repeated images: for precision and recall they stay fixed, and the
-    images judged by them are resampled. Raises ValueError as the measures do.
+    real, generated: features (n, d) and (m, d); generator, groups, k, and what is resampled: of `quality_draws`. Raises
+    ValueError as the measures do.
+    """
+    draws = quality_draws(real, generated, generator=generator, groups=groups, resamples=resamples, k=k)
+    return interval_of(draws).assign(n_real=len(real), n_generated=len(generated))
+
+
+def quality_draws(
+    real: Tensor,
+    generated: Tensor,
+    *,
+    generator: torch.Generator,
+    groups: Sequence | None = None,
+    resamples: int = 200,
+    k: int = 3,
+) -> pd.DataFrame:
+    """Every measure, a column each, of the images as they are (row 0) and of `resamples` bootstrap resamples.
+
+    Images are resampled with replacement, within each set; or, where groups (n,) are given, whole groups (prompts) of
+    real and generated images alike, which are then as many and in the same order. The same generator then gives the
+    same resamples for any model, so that the difference of two models' rows is the bootstrap of their difference.
+
+    A resample holds the same image several times, which raises the Frechet distance and CMMD once more as a small
+    sample does; their bootstrap values are shifted back to have the mean of row 0, so that the spread is that of the
+    measure at this n and m. Neighbourhoods make no sense with repeated images: for precision and recall they stay
+    fixed, and the images judged by them are resampled. Raises ValueError as the measures do, for fewer than two
+    resamples, and for other groups.
     """
     if resamples < 2:
         raise ValueError(f"an interval needs two resamples or more, got {resamples}")
     real, generated = _checked(real, generated)
-    p, q = (torch.cat([_uniform(part)[None], _resampled(part, resamples, generator)]) for part in (real, generated))
+    if groups is None:
+        drawn = [_resampled(part, resamples, generator) for part in (real, generated)]
+    elif len(groups) == len(real) == len(generated):
+        drawn = [_resampled_groups(real, groups, resamples, generator)] * 2
+    else:
+        raise ValueError(
+            f"there are {len(groups)} groups, {len(real)} real and {len(generated)} generated images; give as many of "
+            "each, in the same order"
+        )
+    p, q = (torch.cat([_uniform(part)[None], rows]) for part, rows in zip((real, generated), drawn, strict=True))
     precise, recalled = _covered(real, generated, k)
-    measures = {
-        "frechet_distance": [_frechet_distance(*weights, real, generated) for weights in zip(p, q, strict=True)],
-        "cmmd": _discrepancy(p, q, *_kernels(real, generated)).tolist(),
-        "precision": (q @ precise).tolist(),
-        "recall": (p @ recalled).tolist(),
-    }
-    rows = {}
-    for name, (value, *drawn) in measures.items():
-        if name in ("frechet_distance", "cmmd"):
-            drawn = np.maximum(np.array(drawn) + value - np.mean(drawn), 0)
-        low, high = np.quantile(drawn, [0.025, 0.975])
-        rows[name] = {"value": value, "low": low, "high": high, "n_real": len(real), "n_generated": len(generated)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("measure")
+    draws = pd.DataFrame(
+        {
+            "frechet_distance": [_frechet_distance(*weights, real, generated) for weights in zip(p, q, strict=True)],
+            "cmmd": _discrepancy(p, q, *_kernels(real, generated)).tolist(),
+            "precision": (q @ precise).tolist(),
+            "recall": (p @ recalled).tolist(),
+        }
+    )
+    for name in ("frechet_distance", "cmmd"):
+        drawn = draws.loc[1:, name]
+        draws.loc[1:, name] = (drawn + draws[name][0] - drawn.mean()).clip(lower=0)
+    return draws
+
+
+def interval_of(draws: pd.DataFrame) -> pd.DataFrame:
+    """value (row 0), low and high (95% of the other rows) of every column of `quality_draws`, or of their difference."""
+    low, high = draws[1:].quantile(0.025), draws[1:].quantile(0.975)
+    return pd.DataFrame({"value": draws.loc[0], "low": low, "high": high}).rename_axis("measure")
 
 
 def _uniform(features: Tensor) -> Tensor:
@@ -131,6 +173,19 @@ def _resampled(features: Tensor, resamples: int, generator: torch.Generator) -> 
     drawn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(features.device)
     counts = features.new_zeros(resamples, n)
     return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=counts.dtype)) / n
+
+
+def _resampled_groups(
+    features: Tensor, groups: Sequence, resamples: int, generator: torch.Generator
+) -> Tensor:
+    """As `_resampled`, whole groups at a time; a resample's weights sum to one, whatever its groups' sizes."""
+    _, places = np.unique(np.asarray(groups), return_inverse=True)
+    n = int(places.max()) + 1
+    drawn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(features.device)
+    counts = features.new_zeros(resamples, n)
+    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=counts.dtype))
+    weights = counts[:, torch.from_numpy(places).to(features.device)]
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _frechet_distance(p: Tensor, q: Tensor, a: Tensor, b: Tensor) -> float:

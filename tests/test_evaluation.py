@@ -1,4 +1,4 @@
-"""Evaluation: the pipeline's own images judged, resumed by category, and compared prompt by prompt."""
+"""Evaluation: the pipeline's own images judged, resumed unit by unit, and compared prompt by prompt."""
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ def test_the_images_are_the_pipelines_own_of_the_benchmarks_seeds(pipeline, foun
     assert np.allclose(rfmi.judge(images, texts).score, found.images.score, atol=1e-6)
 
 
-def test_a_finished_category_is_not_drawn_again(pipeline, found, tmp_path, monkeypatch):
+def test_a_finished_unit_is_not_drawn_again(pipeline, found, tmp_path, monkeypatch):
     calls, original = [], module._drawn
 
     def dies_at_the_second(*arguments):
@@ -53,6 +53,22 @@ def test_a_finished_category_is_not_drawn_again(pipeline, found, tmp_path, monke
         evaluate(pipeline, PROMPTS, output=tmp_path, features=means, **SMALL)
     again = evaluate(pipeline, PROMPTS, output=tmp_path, features=means, **SMALL)
     assert len(calls) == 3
+    assert again.features.shape == (6, 1)
+    pd.testing.assert_frame_equal(again.images, found.images)
+
+
+def test_units_of_few_images_add_up_to_the_whole(pipeline, found, tmp_path):
+    again = evaluate(pipeline, PROMPTS, output=tmp_path, features=means, batch=2, **SMALL)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "color_00000.safetensors", "color_00001.safetensors", "shape_00000.safetensors",
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(again.images, found.images, atol=1e-4)
+    torch.testing.assert_close(again.features, found.features, rtol=0, atol=1e-3)
+
+
+def test_two_processes_evaluate_as_one(pipeline, found, tmp_path, in_two_processes):
+    in_two_processes(lambda: evaluate(pipeline, PROMPTS, output=tmp_path, features=means, **SMALL))
+    again = evaluate(pipeline, PROMPTS, output=tmp_path, features=means, **SMALL)
     pd.testing.assert_frame_equal(again.images, found.images)
 
 
@@ -90,6 +106,10 @@ def test_categories_weigh_alike_whatever_their_number_of_prompts(found):
         ({"prompts": {"color": []}}, "at least one prompt"),
         ({"prompts": {"color": ["a red circle"] * 2}}, "more than once"),
         ({"images_per_prompt": 0}, "at least one image"),
+        ({"prompts": {"color": "a red circle"}}, "lists by category"),
+        ({"prompts": ["a red circle"]}, "lists by category"),
+        ({"prompts": {"color/red": ["a red circle"]}}, "names a file"),
+        ({"prompts": {"color": ["a photo of a cat"]}}, "cat"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):
@@ -109,3 +129,5 @@ def test_another_evaluation_is_not_mixed_in(pipeline, tmp_path):
     evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, **SMALL)
     with pytest.raises(ValueError, match="another guidance"):
         evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, guidance=1.0, **SMALL)
+    with pytest.raises(ValueError, match="another judge"):
+        evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, judge=lambda *_: None, **SMALL)

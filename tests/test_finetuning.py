@@ -7,16 +7,12 @@ import os
 import signal
 from copy import deepcopy
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from socket import socket
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from diffusers import (
     AuraFlowPipeline,
     AuraFlowTransformer2DModel,
@@ -31,6 +27,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import rfmi
+from rfmi.base_model import trainer
 from rfmi.finetuning import (
     PRESETS,
     FinetuningSettings,
@@ -39,7 +36,6 @@ from rfmi.finetuning import (
     held_out_loss,
     read_finetuned,
     results,
-    state,
     training,
     tuning,
 )
@@ -50,6 +46,7 @@ from rfmi.finetuning.training import make_accelerator, make_state, train
 from rfmi.pipelines import Conditioning, PipelineField, family_of
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.selection import Selection, best, select, worst
+from rfmi.study.cache import disk_space
 
 SHAPE = (2, 4, 4)
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -530,6 +527,14 @@ def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_pat
     pipeline.load_lora_weights(first.folder)
     torch.testing.assert_close(predictions(pipeline.transformer, selection()), seen[0], rtol=1e-4, atol=1e-5)
     pipeline.unload_lora_weights()
+    preferring = replace(QUICK, preference="dpo", noise_level=(0.0, 1.0))
+    again = finetune(
+        pipeline, selection(), output=tmp_path / "dpo", settings=preferring, start=first.folder,
+        rejected=selection(seed=3), validation=held_out_loss(
+            pipeline, selection(), preferring, selection(seed=3), start=first.folder
+        ),
+    )  # fmt: skip
+    assert [again.losses[0], -again.validation[0][1]] == pytest.approx([math.log(2)] * 2, abs=1e-3)
     for other in (replace(QUICK, rank=3, alpha=2), replace(QUICK, alpha=7), replace(QUICK, targets=("to_q",))):
         with pytest.raises(ValueError, match="of another architecture, rank, alpha or targets"):
             finetune(pipeline, selection(), output=tmp_path / "3", settings=other, start=first.folder)
@@ -635,21 +640,8 @@ def test_random_numbers_of_the_caller_are_not_touched(pipeline, tmp_path):
 # Going on
 
 
-def start_child(work):
-    """The process of a copy of this one that does some work and ends, with 0 where it went well."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("step", [1, 2, 3, 6])
-def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, step):
+def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, step, start_child):
     chosen, held_out = selection(), selection(seed=5)
     information = held_out_information(field_of(pipeline, chosen), held_out.latents, torch.arange(3))
     settings = replace(QUICK, validation_every=1, hold_null=0.5, null_share=0.3)
@@ -662,6 +654,7 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, st
             os.kill(os.getpid(), signal.SIGKILL)
         return information(transformer)
 
+    mortal.identity = information.identity
     child = start_child(
         lambda: finetune(pipeline, chosen, output=tmp_path / "killed", settings=settings, validation=mortal)
     )
@@ -675,24 +668,11 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, st
     assert (again.folder / "training.json").read_bytes() == (whole.folder / "training.json").read_bytes()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_processes_train_as_one(pipeline, tmp_path):
+def test_two_processes_train_as_one(pipeline, tmp_path, in_two_processes):
     settings = replace(QUICK, hold_null=0.5, preference="dpo", gradient_accumulation=2, dora=True, steps=4)
     options = {"settings": settings, "rejected": selection(seed=2)}
     alone = finetune(pipeline, selection(), output=tmp_path / "alone", **options)
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def work(rank):
-        os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", ACCELERATE_USE_CPU="1")
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        AcceleratorState._reset_state(reset_partial_state=True)
-        finetune(pipeline, selection(), output=tmp_path / "two", **options)
-        assert PartialState().num_processes == 2
-
-    children = [start_child(partial(work, rank)) for rank in "01"]
-    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    in_two_processes(lambda: finetune(pipeline, selection(), output=tmp_path / "two", **options))
     together = read_finetuned(tmp_path / "two")
     torch.testing.assert_close(torch.tensor(together.losses), torch.tensor(alone.losses), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(tensors_of(together.folder), tensors_of(alone.folder), rtol=1e-2, atol=1e-3)
@@ -728,6 +708,37 @@ def test_a_finished_run_is_only_read_and_may_be_made_longer(pipeline, tmp_path, 
     assert finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, steps=8)) == longer
     (tmp_path / "b" / "checkpoint.safetensors").unlink()
     assert finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(QUICK, steps=8)) == whole
+
+
+def test_a_finished_run_is_taken_for_no_other_one(pipeline, tmp_path):
+    def tune(steps, rounds=1, every=3):
+        settings = replace(QUICK, steps=steps, validation_every=every)
+        looks = held_out_loss(pipeline, selection(seed=3), settings, rounds=rounds)
+        return finetune(pipeline, selection(), output=tmp_path / "a", settings=settings, validation=looks)
+
+    done = tune(6)
+    assert tune(6) == done
+    with pytest.raises(ValueError, match="6 steps and 4 are asked for"):
+        tune(4)
+    with pytest.raises(ValueError, match="another validation_by"):
+        tune(6, rounds=2)
+    assert [step for step, _ in tune(7).validation] == [0, 3, 6, 7]
+    with pytest.raises(ValueError, match="validated at its last step 7"):
+        tune(9)
+
+
+def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeline, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    monkeypatch.setattr(results, "write_atomically", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=8))
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="8 steps and 6 are asked for"):
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    assert len(finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=8)).losses) == 8
 
 
 # Bad input
@@ -855,16 +866,16 @@ def test_without_a_score_there_is_no_weighting_by_it(pipeline, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("No space left on device")], ids=repr)
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, monkeypatch, error):
-    written, write = [], state.write_tensors
+    written, write = [], trainer.save_file
 
-    def full(path, tensors, metadata):
+    def full(tensors, path, metadata):
         if len(written) == 2:
-            (path.parent / f"{path.name}.{os.getpid()}.tmp").write_bytes(b"half")
+            path.write_bytes(b"half")
             raise error
         written.append(path)
-        write(path, tensors, metadata)
+        write(tensors, path, metadata)
 
-    monkeypatch.setattr(state, "write_tensors", full)
+    monkeypatch.setattr(trainer, "save_file", full)
     with pytest.raises(OSError, match="is full; make room and call again") as raised:
         finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
     assert raised.value.errno == errno.ENOSPC
@@ -889,7 +900,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
 
 
 def test_other_errors_of_the_disk_pass_as_they_are():
-    with pytest.raises(PermissionError, match="no"), state.disk_space(Path()):
+    with pytest.raises(PermissionError, match="no"), disk_space(Path()):
         raise PermissionError(errno.EACCES, "no")
 
 

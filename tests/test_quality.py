@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from rfmi.quality import cmmd, diversity, frechet_distance, neighbor_radii, precision_recall, quality
+from rfmi.quality import cmmd, diversity, frechet_distance, neighbor_radii, precision_recall, quality, quality_draws
 
 
 def normal(n, d, seed=0):
@@ -163,6 +163,24 @@ def test_intervals_cover_the_expected_value_at_this_number_of_images(measure):
     assert width == pytest.approx(2 * 1.96 * np.std([table.value for table in tables]), rel=0.3)  # and no wider
 
 
+def test_resampled_groups_pair_two_models_and_know_that_their_images_are_alike():
+    prompts = [i // 5 for i in range(100)]
+    of_prompt = normal(20, 3, 7).repeat_interleave(5, 0)
+    real, base = of_prompt + 0.1 * normal(100, 3, 1), of_prompt + 0.1 * normal(100, 3, 2) + 0.4
+
+    def draws(generated, groups=prompts):
+        return quality_draws(real, generated, generator=torch.Generator().manual_seed(0), groups=groups)
+
+    moved = base + 0.05
+    paired = (draws(moved) - draws(base))[1:].cmmd.std()
+    assert paired < 0.5 * np.hypot(draws(moved)[1:].cmmd.std(), draws(base)[1:].cmmd.std())
+    half = real + 100.0 * (torch.arange(100) >= 50)[:, None]
+    spread = [draws(half, groups)[1:].precision.std() for groups in (prompts, list(range(100)))]
+    assert spread[0] == pytest.approx((0.25 / 20) ** 0.5, rel=0.2)  # five images of a prompt are not five draws
+    assert spread[1] == pytest.approx((0.25 / 100) ** 0.5, rel=0.2)
+    assert draws(base).loc[0].to_dict() == pytest.approx(quality(real, base, generator=torch.Generator()).value.to_dict())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -176,6 +194,7 @@ def test_intervals_cover_the_expected_value_at_this_number_of_images(measure):
         (lambda: diversity(normal(3, 3), [1, 1, 2]), "the group 2 has one image"),
         (lambda: diversity(normal(3, 3), [1, 1]), "3 features and 2 labels"),
         (lambda: quality(normal(5, 3), normal(5, 3), generator=torch.Generator(), resamples=1), "two resamples"),
+        (lambda: quality(normal(5, 3), normal(5, 3), generator=torch.Generator(), groups=[1] * 4), "as many of each"),
     ],
 )
 def test_faults_are_named_in_one_sentence(call, message):

@@ -19,6 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rfmi.study.cache import disk_space
+
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -102,12 +104,13 @@ def train(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all."""
+    """A safetensors file, whole or not at all. Raises OSError, in a sentence, where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
+    with disk_space(path.parent):
+        save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

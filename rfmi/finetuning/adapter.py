@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from rfmi.finetuning.settings import FinetuningSettings
@@ -90,8 +90,9 @@ def write_lora(pipeline: DiffusionPipeline, values: Mapping[str, Tensor], folder
     pipeline.save_lora_weights(folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=options)
 
 
-def read_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
-    """Put the adapter of a folder into the one in the transformer. Raises ValueError for one of another shape."""
+def values_of_lora(pipeline: DiffusionPipeline, folder: str | Path) -> dict[str, Tensor]:
+    """The values of a folder's adapter, by name of the parameters of the one in the transformer. Raises ValueError for
+    an adapter of another shape."""
     transformer, found = pipeline.transformer, pipeline.lora_state_dict(folder, return_lora_metadata=True)
     layers = {name.removeprefix(PREFIX): value for name, value in found[0].items()}
     expected = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
@@ -101,4 +102,5 @@ def read_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
         raise ValueError(
             f"the LoRA in {folder} is of another architecture, rank, alpha or targets; ask for what it was made with"
         )
-    set_peft_model_state_dict(transformer, layers, ADAPTER)
+    names = {parameter.data_ptr(): name for name, parameter in transformer.named_parameters()}
+    return {names[value.data_ptr()]: layers[name].to(value) for name, value in expected.items()}

@@ -1,6 +1,7 @@
 """The losses of a fine-tuning, in diffusers' sign: v = eps - x, x_sigma = (1 - sigma) x + sigma eps.
 
-With e(v) = mean over elements of (v - (eps - x))^2, v the tuned model's prediction, v0 the base model's, weights w:
+With e(v) = mean over elements of (v - (eps - x))^2, v the tuned model's prediction, v0 that of the model which training
+starts from (the base model, or in a second round the first one's), weights w:
 
     flow matching    mean of w e(v)
     preference       mean of -w log sigmoid(-beta/2 [(e(v) - e(v0)) of the chosen - (e(v) - e(v0)) of the rejected])

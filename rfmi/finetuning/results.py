@@ -19,8 +19,8 @@ from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 
 from rfmi.finetuning.adapter import write_lora
 from rfmi.finetuning.settings import FinetuningSettings
-from rfmi.finetuning.state import State, disk_space
-from rfmi.study.cache import write_atomically
+from rfmi.finetuning.state import State
+from rfmi.study.cache import disk_space, write_atomically
 from rfmi.study.provenance import PACKAGES, versions
 
 RECORD, CARD = "training.json", "README.md"
@@ -46,6 +46,7 @@ def write_results(folder: Path, pipeline: DiffusionPipeline, state: State, run: 
     try:
         with disk_space(folder):
             write_lora(pipeline, state.chosen, temporary)
+            (folder / RECORD).unlink(missing_ok=True)  # of a shorter run: it does not vouch for what follows
             os.replace(temporary / WEIGHTS, folder / WEIGHTS)
             write_atomically(folder / CARD, _card(record))
             write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")

@@ -111,7 +111,7 @@ class FinetuningSettings:
 
 PRESETS = {
     "small": FinetuningSettings(),
-    "advantage": FinetuningSettings(steps=500, learning_rate=1e-3, weighting="advantage", temperature=0.1),
+    "advantage": FinetuningSettings(learning_rate=1e-3, weighting="advantage", temperature=0.1),
     "paper": FinetuningSettings(
         steps=2000,
         batch=240,

@@ -6,10 +6,8 @@ every validation; the batches are functions of the step. That is all there is to
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,8 +79,7 @@ class State:
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-        with disk_space(path.parent):
-            write_tensors(path, tensors, {"run": json.dumps(run), "scaler": json.dumps(scaler)})
+        write_tensors(path, tensors, {"run": json.dumps(run), "scaler": json.dumps(scaler)})
 
     def read(self, path: Path, run: dict, accelerator: Accelerator) -> None:
         """Go on from a checkpoint. Raises ValueError for one that is damaged, of another run, or of more steps than are
@@ -94,12 +91,7 @@ class State:
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); remove it, and the training starts anew") from error
         check_run(facts["run"], run, path.parent)
-        steps = run["settings"]["steps"]
-        if len(tensors["losses"]) > steps:
-            raise ValueError(
-                f"{path.parent} was trained for {len(tensors['losses'])} steps and {steps} are asked for; ask for as "
-                "many, or choose another folder"
-            )
+        check_steps(tensors["losses"], tensors["validation"].tolist(), run["settings"], path.parent)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -132,18 +124,18 @@ def check_run(there: dict, run: dict, folder: Path) -> None:
         )
 
 
-@contextmanager
-def disk_space(folder: Path) -> Iterator[None]:
-    """Turns the errors of a full disk into an OSError of one sentence, and removes what was written in part."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(words in str(error) for words in ("No space left", "os error 28", "quota exceeded")):
-            raise
-        for leftover in folder.glob(f"*.{os.getpid()}.tmp"):
-            leftover.unlink(missing_ok=True)
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk of {folder} is full; make room and call again, which goes on from the last checkpoint",
-        ) from error
+def check_steps(losses: Sequence[float], validation: Sequence[Sequence[float]], settings: dict, folder: Path) -> None:
+    """Raises ValueError for a folder of more steps than are asked for, or one that was looked at where a longer run
+    would not have looked."""
+    steps, every = settings["steps"], settings["validation_every"]
+    if len(losses) > steps:
+        raise ValueError(
+            f"{folder} was trained for {len(losses)} steps and {steps} are asked for; ask for as many, or choose "
+            "another folder"
+        )
+    odd = [int(step) for step, _ in validation if step % every and step < steps]
+    if odd:
+        raise ValueError(
+            f"{folder} was validated at its last step {odd[0]}, which a run of {steps} steps is not; choose another "
+            f"folder, or make a run longer only from a multiple of {every}"
+        )

@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from rfmi.finetuning.adapter import without_adapter
@@ -21,6 +22,7 @@ from rfmi.finetuning.pairs import Batch, Pairs, draw_batch
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.finetuning.state import State
 from rfmi.pipelines import Family
+from rfmi.processes import process_state
 
 Loss = Callable[[Batch], Tensor]
 
@@ -28,7 +30,7 @@ Loss = Callable[[Batch], Tensor]
 def make_accelerator(settings: FinetuningSettings, device: torch.device) -> Accelerator:
     """Accelerate's view of this call's processes, device and precision. Raises ValueError for a batch that they cannot
     share evenly, and for float16 on a processor."""
-    processes = PartialState().num_processes
+    processes = process_state().num_processes
     if settings.batch % processes:
         raise ValueError(f"a batch of {settings.batch} cannot be shared by {processes} processes; give a multiple")
     if settings.mixed_precision == "fp16" and device.type == "cpu":
@@ -70,12 +72,13 @@ def train(
     checkpoint: Path,
     run: dict,
     validate: Callable[[], float] | None = None,
+    start: dict[str, Tensor] | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train the adapter in a transformer until settings.steps, from the checkpoint where there is one; yields (steps
     done, loss).
 
     validate: the value of the transformer as it is, called with the average of the weights in it; the best average is
-    state.chosen. run: what tells this run from another. Raises FloatingPointError where a loss or a value is no number
+    state.chosen. run: what tells this run from another. start: of `loss_on`. Raises FloatingPointError where a loss or a value is no number
     (the last checkpoint stays), ValueError for a checkpoint of another run, OSError for a full disk.
     """
     if checkpoint.exists():
@@ -84,7 +87,7 @@ def train(
     if accelerator.num_processes > 1:
         devices = None if transformer.device.type == "cpu" else [transformer.device]
         module = DistributedDataParallel(transformer, devices)
-    loss_of = loss_on(module, transformer, family, pairs, settings)
+    loss_of = loss_on(module, transformer, family, pairs, settings, start)
 
     def look() -> None:
         with state.averaged(), torch.no_grad():
@@ -116,17 +119,27 @@ def train(
 
 
 def loss_on(
-    module: nn.Module, transformer: nn.Module, family: Family, pairs: Pairs, settings: FinetuningSettings
+    module: nn.Module,
+    transformer: nn.Module,
+    family: Family,
+    pairs: Pairs,
+    settings: FinetuningSettings,
+    start: dict[str, Tensor] | None = None,
 ) -> Loss:
-    """The loss of batches of these pairs; module: the transformer, or what shares its gradients with other
-    processes."""
+    """The loss of batches of these pairs; module: the transformer, or what shares its gradients with other processes;
+    start: values of the adapter's parameters in the model that the training is held against, None for no adapter."""
     device, dtype, null_row = transformer.device, transformer.dtype, len(pairs.conditioning) - 1
 
-    def velocity(network: nn.Module, x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
+    def velocity(network: Callable, x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
         conditioning = pairs.conditioning.rows(rows).to(device, dtype)
         return family.velocity(network, x_t.to(dtype), sigma, conditioning).float()
 
+    def started(*arguments: object, **options: object) -> object:
+        return functional_call(transformer, start, arguments, options)
+
     def base(x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
+        if start is not None:
+            return velocity(started, x_t, sigma, rows)
         with without_adapter(transformer):
             return velocity(transformer, x_t, sigma, rows)
 

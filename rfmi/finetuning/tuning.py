@@ -7,20 +7,20 @@ import json
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from rfmi.base_model.trainer import CHECKPOINT
-from rfmi.finetuning.adapter import adapted_layers, adapter_in, read_lora
+from rfmi.finetuning.adapter import adapted_layers, adapter_in, values_of_lora
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.results import RECORD, WEIGHTS, Finetuned, read_finetuned, run_record, write_results
 from rfmi.finetuning.settings import PRESETS, FinetuningSettings
-from rfmi.finetuning.state import check_run
+from rfmi.finetuning.state import check_run, check_steps
 from rfmi.finetuning.training import make_accelerator, make_state, train
 from rfmi.finetuning.validation import Validation
 from rfmi.pipelines import Family, family_of
+from rfmi.processes import process_state
 from rfmi.selection import Selection, read_selection
 from rfmi.selection.folder import fingerprint
 
@@ -42,8 +42,8 @@ def finetune(
 
     selected: a finished selection, or its folder; neither text encoders nor autoencoder are used. settings: `PRESETS`
     has the published ones. rejected: for the preference `dpo`, a selection of the same prompts or latents (n, C, h, w).
-    start: the folder of a LoRA to go on from, as a second round does; the base model that preferences and the null
-    branch are held against is the one without it. validation: called with the transformer, the average of the weights
+    start: the folder of a LoRA to go on from, as a second round does; advantages, preferences and the null branch are
+    held against the model with it, which drew the images. validation: called with the transformer, the average of the weights
     in it, every settings.validation_every steps; the larger, the better, and the best is saved. `held_out_information`
     and `held_out_loss` make one. device: where to train, None where the pipeline is; processes of `accelerate launch`
     each take their own.
@@ -67,24 +67,25 @@ def finetune(
         prompts=len(pairs.rows.unique()),
         layers=layers,
         start=None if start is None else _start_digest(Path(start)),
-        validated=validation is not None,
+        validation_by=None if validation is None else getattr(validation, "identity", "the caller"),
     )
     if _is_finished(folder, run):
         return read_finetuned(folder)
-    processes, before = PartialState().num_processes, transformer.device
-    place = PartialState().device if processes > 1 else torch.device(before if device is None else device)
+    processes, before = process_state().num_processes, transformer.device
+    place = process_state().device if processes > 1 else torch.device(before if device is None else device)
     accelerator = make_accelerator(settings, place)
     try:
         if place != before:
             pipeline.to(place)
         with adapter_in(transformer, settings, layers) as parameters:
-            if start is not None:
-                read_lora(pipeline, start)
+            anchor = None if start is None else values_of_lora(pipeline, start)
+            for name, value in (anchor or {}).items():
+                parameters[name].data.copy_(value)
             state = make_state(parameters, settings, accelerator)
             validate = None if validation is None else lambda: validation(transformer)
             steps = train(
                 transformer, family, pairs, settings, state, accelerator, checkpoint=folder / CHECKPOINT, run=run,
-                validate=validate,
+                validate=validate, start=anchor,
             )  # fmt: skip
             hidden = not accelerator.is_main_process
             with tqdm(desc="fine-tuning", total=settings.steps, disable=hidden, mininterval=5.0) as bar:
@@ -129,7 +130,8 @@ def _is_finished(folder: Path, run: dict) -> bool:
     if (folder / RECORD).is_file():
         there = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         check_run({name: there.get(name) for name in run}, run, folder)
-        return len(there["losses"]) >= run["settings"]["steps"] and (folder / WEIGHTS).is_file()
+        check_steps(there["losses"], there["validation"], run["settings"], folder)
+        return len(there["losses"]) == run["settings"]["steps"] and (folder / WEIGHTS).is_file()
     if (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).is_file():
         raise ValueError(f"{folder} holds a LoRA that was not trained here; choose another folder, or remove it")
     return False

@@ -7,18 +7,22 @@ whenever it is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from rfmi.finetuning.adapter import values_of_lora
 from rfmi.finetuning.pairs import draw_batch, training_pairs
 from rfmi.finetuning.settings import FinetuningSettings
+from rfmi.finetuning.state import FREE
 from rfmi.finetuning.training import loss_on
 from rfmi.pipelines import PipelineField, family_of
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.scoring.methods import HIGH_NOISE
 from rfmi.selection import Selection
+from rfmi.study.cache import digest
 
 Validation = Callable[[nn.Module], float]
 
@@ -48,7 +52,7 @@ def held_out_information(
         _check_pipeline(field.pipeline, transformer)
         return float(re_noising_scores(field, x, labels, method, seed=seed).values.mean())
 
-    return information
+    return _identified(information, [asdict(method), seed, x.double().sum(), labels, list(field.prompts)])
 
 
 def held_out_loss(
@@ -57,12 +61,14 @@ def held_out_loss(
     settings: FinetuningSettings,
     rejected: Selection | Tensor | None = None,
     *,
+    start: str | Path | None = None,
     rounds: int = 1,
 ) -> Validation:
     """A validation for `finetune`: the loss of `settings`, its sign turned, of pairs that are not trained on.
 
-    Every pair is looked at `rounds` times, each time at its own noise and level, the same whenever it is called. Raises
-    ValueError for pairs that could not be trained on, or for fewer than one round.
+    Every pair is looked at `rounds` times, each time at its own noise and level, the same whenever it is called. start:
+    the LoRA that `finetune` goes on from, where it does. Raises ValueError for pairs that could not be trained on, or
+    for fewer than one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; look at every held-out pair at least once")
@@ -71,15 +77,23 @@ def held_out_loss(
 
     def loss(transformer: nn.Module) -> float:
         _check_pipeline(pipeline, transformer)
-        loss_of, values = loss_on(transformer, transformer, family, pairs, whole), []
+        anchor = None if start is None else values_of_lora(pipeline, start)
+        loss_of, values = loss_on(transformer, transformer, family, pairs, whole, anchor), []
         for round_ in range(rounds):
             batch = draw_batch(pairs, whole, round_)
-            for start in range(0, len(pairs.latents), settings.batch):
-                part = batch.part(slice(start, start + settings.batch))
+            for first in range(0, len(pairs.latents), settings.batch):
+                part = batch.part(slice(first, first + settings.batch))
                 values.append(float(loss_of(part)) * len(part.x))
         return -sum(values) / (rounds * len(pairs.latents))
 
-    return loss
+    facts = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    return _identified(loss, [facts, pairs.digest(), rounds])
+
+
+def _identified(validation: Validation, facts: list) -> Validation:
+    """With what tells it from another one, for a folder that was validated by it."""
+    validation.identity = digest(facts)[:16]
+    return validation
 
 
 def _check_pipeline(pipeline: DiffusionPipeline, transformer: nn.Module) -> None:

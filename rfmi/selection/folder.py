@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -63,8 +64,11 @@ def open_folder(folder: Path, settings: dict) -> None:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """A short hash of a network's weights, by the sum of each tensor."""
+    """A short hash of a network's weights, by the sum of each tensor, and of how its adapters are switched."""
     sums = {name: f"{value.double().sum().item():.9g}" for name, value in module.state_dict().items()}
+    for name, layer in module.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            sums[f"{name} adapters"] = str([layer.disable_adapters, layer.active_adapters, layer.scaling])
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from rfmi.evaluation import Evaluation, evaluate
 from rfmi.finetuning import FinetuningSettings, finetune, held_out_loss
 from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField
-from rfmi.scenes import CATEGORIES, prompts, render, sample_scenes
+from rfmi.scenes import CATEGORIES, draw_scene, parse, prompts, render
 from rfmi.scenes.judging import judge
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
@@ -52,15 +53,15 @@ def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict
         [None if part is None else without_held_out(part, kept) for part in (selection, rejected)]
         for kept in (False, True)
     )
-    pipeline = loaded_pipeline(pool["device"])
+    pipeline, first = loaded_pipeline(pool["device"]), None if start is None else folder_of("tunings", start)
     found = finetune(
         pipeline,
         trained[0],
         output=folder_of("tunings", unit),
         settings=asked,
         rejected=trained[1],
-        start=None if start is None else folder_of("tunings", start),
-        validation=held_out_loss(pipeline, held_out[0], replace(asked, seed=NOISE_SEED), held_out[1]),
+        start=first,
+        validation=held_out_loss(pipeline, held_out[0], replace(asked, seed=NOISE_SEED), held_out[1], start=first),
     )
     best = kept_rows(chosen_by(control, everything, numbers, seed).candidates).index
     aligned = pd.Series(numbers["aligned"], kept_rows(everything.candidates).index)
@@ -128,10 +129,11 @@ def as_evaluation(found: dict) -> Evaluation:
 
 
 def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int) -> list:
-    """CLIP features of rendered scenes of the evaluated prompts after the autoencoder, as many as images."""
-    field = PipelineField(loaded_pipeline(), spread(prompts(category, "val"), n_prompts))
-    pictures = render(sample_scenes(category, n_prompts * images_per_prompt, seed))
-    return image_features(loaded_clip()[0], reconstructed(field, pictures)).round(decimals=5)
+    """CLIP features of rendered scenes of the evaluated prompts after the autoencoder, in the order of the images."""
+    texts, random = spread(prompts(category, "val"), n_prompts), Random(f"evaluation {category} {seed}")
+    scenes = [draw_scene(parse(text), random) for text in texts for _ in range(images_per_prompt)]
+    field = PipelineField(loaded_pipeline(), texts)
+    return image_features(loaded_clip()[0], reconstructed(field, render(scenes))).round(decimals=5)
 
 
 def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from rfmi.evaluation import MEAN, Evaluation, compare, mean_of_categories, prompt_means, share_of_the_way
-from rfmi.quality import diversity, quality
+from rfmi.quality import diversity, interval_of, quality_draws
 from rfmi.scenes import parse
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
@@ -73,19 +73,24 @@ def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str,
     return share_of_the_way(*(prompt_means(evaluations[each]) for each in (BASE, name, CEILING)), seed)
 
 
-def quality_table(evaluations: Mapping[str, Evaluation], scenes: torch.Tensor, seed: int) -> pd.DataFrame:
-    """Image quality by method against rendered scenes, and the diversity within a prompt: columns measure, series,
-    value, low, high.
+def quality_table(
+    evaluations: Mapping[str, Evaluation], scenes: torch.Tensor, seed: int, resamples: int = 200
+) -> pd.DataFrame:
+    """Image quality by method against rendered scenes of the same prompts, in the same order, and the diversity within
+    a prompt: columns measure, series, value, low, high; and change, change_low, change_high, less the base model's.
+    Intervals resample prompts, the same for all methods.
     """
-    parts = []
+    draws, parts = {}, []
     for name, found in evaluations.items():
         generator = torch.Generator().manual_seed(seed)
-        measured = quality(scenes, found.features, generator=generator)[["value", "low", "high"]]
         groups = (found.images.category + " " + found.images.prompt).tolist()
+        draws[name] = quality_draws(scenes, found.features, generator=generator, groups=groups, resamples=resamples)
         spread = diversity(found.features, groups).numpy()
-        resampled = spread[np.random.default_rng(seed).integers(len(spread), size=(2_000, len(spread)))].mean(1)
-        measured.loc["diversity"] = [spread.mean(), *np.quantile(resampled, [0.025, 0.975])]
-        parts.append(measured.assign(series=name).rename_axis("measure").reset_index())
+        rows = np.random.default_rng(seed).integers(len(spread), size=(resamples, len(spread)))
+        draws[name]["diversity"] = [spread.mean(), *spread[rows].mean(1)]
+    for name, found in draws.items():
+        change = interval_of(found - draws[BASE]).add_prefix("change_").rename(columns={"change_value": "change"})
+        parts.append(interval_of(found).join(change).assign(series=name).reset_index())
     return pd.concat(parts, ignore_index=True)
 
 
@@ -131,6 +136,9 @@ def results(
                 "ours": wide.value[measure, "ours"],
                 "low": wide.low[measure, "ours"],
                 "high": wide.high[measure, "ours"],
+                "change": wide.change[measure, "ours"],
+                "change_low": wide.change_low[measure, "ours"],
+                "change_high": wide.change_high[measure, "ours"],
             }
             for measure in dict.fromkeys(measured.measure)
         },
