@@ -16,6 +16,7 @@ from rfmi.base_model.folders import base_clip
 from rfmi.base_model.knowledge import changed_pairs, knowledge
 from rfmi.pipelines import PipelineField
 from rfmi.scenes import CATEGORIES, parse, prompts, render, sample_scenes
+from rfmi.scoring.re_noising import STREAM
 from rfmi.study.base_model_experiments import drawn, reconstructed
 from rfmi.study.shipped import loaded_pipeline
 
@@ -88,7 +89,7 @@ def test_a_margin_is_the_difference_of_two_flow_matching_losses(pipeline):
     found = knowledge(pipeline, n=2, seed=5, noises=1, levels=(0.7,), categories=["color"])
     field = PipelineField(pipeline, [*found.prompt, *found.changed])
     x = field.encode(torch.stack([picture for *_, picture in changed_pairs("color", 2, 5)]))
-    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(STREAM + 5))
     x_t, t = 0.7 * noise + 0.3 * x, torch.full((2,), 0.3)
     losses = [
         (field(x_t, t, torch.tensor(labels)) - (x - noise)).square().mean((1, 2, 3)) for labels in ([0, 1], [2, 3])

@@ -17,6 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 from rfmi.evaluation import MEAN, share_of_the_way
 from rfmi.ranking import Mean, bootstrap_mean
+from rfmi.scoring import Method
+from rfmi.selection import Pruning
 from rfmi.study.base_model_tables import as_series, mean_with_interval
 
 RANDOM, JUDGE = "random", "judge"
@@ -119,6 +121,15 @@ def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[s
         "alignment_change_high": found.high,
         "prompts": int(found.n),
     }
+
+
+def other_savings(method: Method, pruning: Pruning, candidates: int, steps: int) -> tuple[float, float]:
+    """Network evaluations of full selection over those of pruned selection with guidance, where drafts have both
+    branches; and over those of full selection with as few noises as finalists have."""
+    full = candidates * (2 * steps + method.evaluations)
+    finished = 2 * steps + pruning.of_finalists(method).evaluations
+    drafts = candidates * (2 * pruning.steps + pruning.method.evaluations)
+    return full / (drafts + min(candidates, pruning.finalists) * finished), full / (candidates * finished)
 
 
 def results(ranking: pd.DataFrame, best: str, pruned: dict, overhead: dict, settings: dict[str, Any]) -> dict[str, Any]:
