@@ -6,8 +6,11 @@ import pandas as pd
 import pytest
 
 from rfmi.scenes import CATEGORIES
+from rfmi.scoring import METHODS
+from rfmi.selection import Pruning
 from rfmi.study.finetuning_tables import needs
 from rfmi.study.paths import data_folder, repository_root
+from rfmi.study.scoring_tables import other_savings
 
 
 def results(name):
@@ -88,6 +91,9 @@ def test_the_share_of_the_ceiling_and_the_cost_of_choosing():
             f"{100 * row['alignment_change']:+.1f} ({100 * row['alignment_change_low']:+.1f} to "
             f"{100 * row['alignment_change_high']:+.1f}) points of alignment"
         ) in text
+    method, steps = METHODS[found["best_method"]], found["settings"]["steps"]
+    few, many = (other_savings(method, Pruning(), m, steps)[0] for m in (16, 50))
+    assert f"With guidance, where drafts have both branches, it takes {few:.1f} and {many:.1f} times fewer" in text
     assert f"cost {found['scoring_overhead']:+.1%} of generation" in text
 
 
