@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from rfmi.study.cache import Cache, code_version, write_atomically
+from rfmi.files import write_atomically
+from rfmi.study.cache import Cache, code_version
 from rfmi.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent

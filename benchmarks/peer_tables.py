@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from rfmi.study.cache import write_atomically
+from rfmi.files import write_atomically
 
 UNIT = ["task", "n", "seed"]
 TIMES = [

@@ -134,7 +134,7 @@ def quality_draws(
     if groups is None:
         drawn = [_resampled(part, resamples, generator) for part in (real, generated)]
     elif len(groups) == len(real) == len(generated):
-        drawn = [_resampled_groups(real, groups, resamples, generator)] * 2
+        drawn = [_resampled(real, resamples, generator, groups)] * 2
     else:
         raise ValueError(
             f"there are {len(groups)} groups, {len(real)} real and {len(generated)} generated images; give as many of "
@@ -157,7 +157,7 @@ def quality_draws(
 
 
 def interval_of(draws: pd.DataFrame) -> pd.DataFrame:
-    """value (row 0), low and high (95% of the other rows) of every column of `quality_draws`, or of their difference."""
+    """value (row 0), low and high (95% of the other rows) of the columns of `quality_draws`, or of their difference."""
     low, high = draws[1:].quantile(0.025), draws[1:].quantile(0.975)
     return pd.DataFrame({"value": draws.loc[0], "low": low, "high": high}).rename_axis("measure")
 
@@ -167,19 +167,12 @@ def _uniform(features: Tensor) -> Tensor:
     return features.new_full((len(features),), 1 / len(features))
 
 
-def _resampled(features: Tensor, resamples: int, generator: torch.Generator) -> Tensor:
-    """How often each image comes in a bootstrap resample, over the number of images: (resamples, n)."""
-    n = len(features)
-    drawn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(features.device)
-    counts = features.new_zeros(resamples, n)
-    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=counts.dtype)) / n
-
-
-def _resampled_groups(
-    features: Tensor, groups: Sequence, resamples: int, generator: torch.Generator
+def _resampled(
+    features: Tensor, resamples: int, generator: torch.Generator, groups: Sequence | None = None
 ) -> Tensor:
-    """As `_resampled`, whole groups at a time; a resample's weights sum to one, whatever its groups' sizes."""
-    _, places = np.unique(np.asarray(groups), return_inverse=True)
+    """The weight of each image in a bootstrap resample of images, or of whole groups: (resamples, n), a row's sum 1."""
+    labels = np.arange(len(features)) if groups is None else np.asarray(groups)
+    _, places = np.unique(labels, return_inverse=True)
     n = int(places.max()) + 1
     drawn = torch.randint(n, (resamples, n), generator=generator, device=generator.device).to(features.device)
     counts = features.new_zeros(resamples, n)

@@ -27,7 +27,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 import rfmi
-from rfmi.base_model import trainer
+from rfmi import files
 from rfmi.finetuning import (
     PRESETS,
     FinetuningSettings,
@@ -46,7 +46,6 @@ from rfmi.finetuning.training import make_accelerator, make_state, train
 from rfmi.pipelines import Conditioning, PipelineField, family_of
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.selection import Selection, best, select, worst
-from rfmi.study.cache import disk_space
 
 SHAPE = (2, 4, 4)
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -866,7 +865,7 @@ def test_without_a_score_there_is_no_weighting_by_it(pipeline, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("No space left on device")], ids=repr)
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, monkeypatch, error):
-    written, write = [], trainer.save_file
+    written, write = [], files.save_file
 
     def full(tensors, path, metadata):
         if len(written) == 2:
@@ -875,7 +874,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, m
         written.append(path)
         write(tensors, path, metadata)
 
-    monkeypatch.setattr(trainer, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match="is full; make room and call again") as raised:
         finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
     assert raised.value.errno == errno.ENOSPC
@@ -900,7 +899,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
 
 
 def test_other_errors_of_the_disk_pass_as_they_are():
-    with pytest.raises(PermissionError, match="no"), disk_space(Path()):
+    with pytest.raises(PermissionError, match="no"), files.disk_space(Path()):
         raise PermissionError(errno.EACCES, "no")
 
 

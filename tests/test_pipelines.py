@@ -176,7 +176,6 @@ def test_sampling_is_the_pipelines_own_call(pipelines, name, guidance):
     assert field.evaluations == STEPS * 2 * (1 if guidance == 1 else 2)
 
 
-
 @torch.no_grad()
 def test_the_official_guided_score_is_its_formula_on_random_weights(small, field):
     """v, guided by 7.5, and the mean of t/(1-t) v . (v - v_null) over 0.05 < sigma < 1, from the transformer itself."""

@@ -136,7 +136,8 @@ def quality_rows():
     for measure, row in results("evaluation")["quality"].items():
         base = f"{row['base']:.3f} ({row['base_low']:.3f} to {row['base_high']:.3f})"
         ours = f"{row['ours']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        yield f"| {measure} | {base} | {ours} | {row['change']:+.3f} ({row['change_low']:+.3f} to {row['change_high']:+.3f}) |"
+        change = f"{row['change']:+.3f} ({row['change_low']:+.3f} to {row['change_high']:+.3f})"
+        yield f"| {measure} | {base} | {ours} | {change} |"
 
 
 def test_finetuning_tables():
@@ -158,4 +159,5 @@ def test_what_fine_tuning_gains():
 def test_what_the_best_image_alone_gains():
     found, text = results("finetuning")["variations"], " ".join(readme().split())
     ours, judge, random = (points(found[f"{name}, best alone"]) for name in ("ours", "judge", "random"))
-    assert f"choice of ours gains {ours}, the judge's {judge} and random choice {random} points (one training seed)" in text
+    found = f"choice of ours gains {ours}, the judge's {judge} and random choice {random} points (one training seed)"
+    assert found in text

@@ -9,9 +9,9 @@ from rfmi.closed_form import GaussianMixtureField
 from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
-from rfmi.scoring.methods import FORM_NAMES
+from rfmi.scoring.forms import FORMS
 from rfmi.scoring.other_prompts import nearest_prompts
-from rfmi.scoring.re_noising import FORMS, STREAM, paired_noise, re_noising_draws
+from rfmi.scoring.re_noising import STREAM, paired_noise, re_noising_draws
 from rfmi.times import StratifiedTimes
 
 
@@ -211,7 +211,7 @@ def test_a_number_of_noises_that_makes_no_pairs_is_refused(noises):
 def test_a_method_that_makes_no_sense_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         Method(**({"form": "re_noising"} | change))
-    assert set(FORMS) == set(FORM_NAMES)
+    assert {Method(form).form for form in FORMS} == set(FORMS)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

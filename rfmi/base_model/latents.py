@@ -13,7 +13,8 @@ from transformers import CLIPTokenizer
 
 from rfmi.base_model.autoencoder import training_scenes
 from rfmi.base_model.text_encoders import tokenize
-from rfmi.base_model.trainer import StepRandomness, write_tensors
+from rfmi.base_model.trainer import StepRandomness
+from rfmi.files import write_tensors
 from rfmi.scenes import render
 
 SHARD = 4096

@@ -29,7 +29,7 @@ from rfmi.base_model.text_encoders import Reader, make_text_encoder, reading_los
 from rfmi.base_model.tokenizers import make_tokenizer
 from rfmi.base_model.trainer import Schedule, read_losses, train
 from rfmi.base_model.transformer import make_transformer
-from rfmi.study.cache import write_atomically
+from rfmi.files import write_atomically
 from rfmi.study.provenance import versions
 
 SHIFT = 3.0  # of the sampler's noise levels, Stable Diffusion 3's own

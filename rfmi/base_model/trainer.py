@@ -8,7 +8,6 @@ on exactly where a killed run was. Checkpoints are safetensors files, written wh
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rfmi.study.cache import disk_space
+from rfmi.files import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -101,17 +99,6 @@ def train(
         yield step + 1, losses[-1]
     module.load_state_dict(average, strict=False)
     module.eval()
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all. Raises OSError, in a sentence, where the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with disk_space(path.parent):
-        save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def read_losses(folder: Path) -> list[float]:

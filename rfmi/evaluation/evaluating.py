@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from rfmi.base_model.trainer import write_tensors
+from rfmi.files import write_tensors
 from rfmi.pipelines import PipelineField, sample
-from rfmi.processes import process_state
+from rfmi.processes import own_device, process_state
 from rfmi.scenes import parse
 from rfmi.scenes.judging import judge as judge_scenes
 from rfmi.selection.folder import fingerprint, open_folder
@@ -74,8 +74,7 @@ def evaluate(
     """
     _check(prompts, images_per_prompt, judge)
     folder, state, prompts_a_unit = Path(output), process_state(), max(1, batch // images_per_prompt)
-    if device is None and state.num_processes > 1:
-        device = state.device
+    device = own_device(device)
     fields = {
         name: PipelineField(pipeline, texts, device=device, micro_batch=2 * batch) for name, texts in prompts.items()
     }
@@ -109,9 +108,8 @@ def evaluate(
                 tensors["features"] = torch.as_tensor(features(images))
             write_tensors(unit.path, tensors, {})
     state.wait_for_everyone()
-    tables = [unit.read(prompts, images_per_prompt, first_seed) for unit in units]
-    drawn = [load_file(unit.path)["features"] for unit in units] if features is not None else None
-    return Evaluation(pd.concat(tables, ignore_index=True), None if drawn is None else torch.cat(drawn))
+    tables, found = zip(*(unit.read(prompts, images_per_prompt, first_seed) for unit in units), strict=True)
+    return Evaluation(pd.concat(tables, ignore_index=True), None if features is None else torch.cat(found))
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,16 @@ class _Unit:
 
     def read(
         self, prompts: Mapping[str, Sequence[str]], images_per_prompt: int, first_seed: int
-    ) -> pd.DataFrame:
+    ) -> tuple[pd.DataFrame, Tensor | None]:
+        """(one row an image, the images' features if they were asked for)."""
         found, texts = load_file(self.path), [prompts[self.category][label] for label in self.labels]
         columns = {
             "category": self.category,
             "prompt": [text for text in texts for _ in range(images_per_prompt)],
             "seed": [first_seed + i for _ in texts for i in range(images_per_prompt)],
         }
-        return pd.DataFrame(columns | {name: found[name].numpy() for name in ("aligned", "score")})
+        table = pd.DataFrame(columns | {name: found[name].numpy() for name in ("aligned", "score")})
+        return table, found.get("features")
 
 
 def _drawn(

@@ -17,10 +17,10 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 
+from rfmi.files import disk_space, write_atomically
 from rfmi.finetuning.adapter import write_lora
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.finetuning.state import State
-from rfmi.study.cache import disk_space, write_atomically
 from rfmi.study.provenance import PACKAGES, versions
 
 RECORD, CARD = "training.json", "README.md"

@@ -78,8 +78,9 @@ def train(
     done, loss).
 
     validate: the value of the transformer as it is, called with the average of the weights in it; the best average is
-    state.chosen. run: what tells this run from another. start: of `loss_on`. Raises FloatingPointError where a loss or a value is no number
-    (the last checkpoint stays), ValueError for a checkpoint of another run, OSError for a full disk.
+    state.chosen. run: what tells this run from another. start: of `loss_on`. Raises FloatingPointError where a loss or
+    a value is no number (the last checkpoint stays), ValueError for a checkpoint of another run, OSError for a full
+    disk.
     """
     if checkpoint.exists():
         state.read(checkpoint, run, accelerator)

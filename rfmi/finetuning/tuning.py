@@ -43,10 +43,10 @@ def finetune(
     selected: a finished selection, or its folder; neither text encoders nor autoencoder are used. settings: `PRESETS`
     has the published ones. rejected: for the preference `dpo`, a selection of the same prompts or latents (n, C, h, w).
     start: the folder of a LoRA to go on from, as a second round does; advantages, preferences and the null branch are
-    held against the model with it, which drew the images. validation: called with the transformer, the average of the weights
-    in it, every settings.validation_every steps; the larger, the better, and the best is saved. `held_out_information`
-    and `held_out_loss` make one. device: where to train, None where the pipeline is; processes of `accelerate launch`
-    each take their own.
+    held against the model with it, which drew the images. validation: called with the transformer, the average of the
+    weights in it, every settings.validation_every steps; the larger, the better, and the best is saved.
+    `held_out_information` and `held_out_loss` make one. device: where to train, None where the pipeline is; processes
+    of `accelerate launch` each take their own.
 
     A killed call goes on at its last checkpoint, a finished one is only read. The pipeline is left as it was, in every
     case; its transformer's gradient checkpointing is used if it is enabled. Raises ValueError before anything starts
@@ -71,8 +71,8 @@ def finetune(
     )
     if _is_finished(folder, run):
         return read_finetuned(folder)
-    processes, before = process_state().num_processes, transformer.device
-    place = process_state().device if processes > 1 else torch.device(before if device is None else device)
+    processes, before = process_state(), transformer.device
+    place = processes.device if processes.num_processes > 1 else torch.device(before if device is None else device)
     accelerator = make_accelerator(settings, place)
     try:
         if place != before:

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rfmi.scoring.forms import FORMS
 from rfmi.times import gauss_legendre
 
 DEFAULT_METHOD = "information_and_likelihood"
 PATH_METHODS = ("path", "guided_path", "squared_path")
-FORM_NAMES = (
-    *("re_noising", "squared", "inner_product", "residual"),
-    *("conditional_loss", "information_and_likelihood"),
-)
 
 
 def check_noises(noises: int) -> None:
@@ -38,7 +35,7 @@ def check_noises(noises: int) -> None:
 class Method:
     """A score that needs no trajectory.
 
-    form: a quantity of `rfmi.scoring.re_noising`; sigmas: noise levels, or empty for the exact integral by `nodes`
+    form: a quantity of `rfmi.scoring.forms`; sigmas: noise levels, or empty for the exact integral by `nodes`
     nodes; weights: of the levels, "even", or "exact" for evenly spaced ones; noises: draws of eps at each, one or an
     even number, since they come in pairs of opposite sign, and four or more for a standard error; against: "null" (the
     null branch), "prompts" (other prompts, for re_noising only) or "nothing" (for conditional_loss only). Raises
@@ -57,8 +54,8 @@ class Method:
             raise ValueError(
                 f"weights are {self.weights!r} at {len(self.sigmas)} levels; take 'even', or 'exact' at two or more"
             )
-        if self.form not in FORM_NAMES:
-            raise ValueError(f"there is no form {self.form!r}; there are {', '.join(FORM_NAMES)}")
+        if self.form not in FORMS:
+            raise ValueError(f"there is no form {self.form!r}; there are {', '.join(FORMS)}")
         fitting = {"re_noising": ("null", "prompts"), "conditional_loss": ("null", "nothing")}.get(self.form, ("null",))
         if self.against not in fitting:
             raise ValueError(
@@ -66,8 +63,8 @@ class Method:
             )
         if not all(0 < sigma <= 1 for sigma in self.sigmas) or self.nodes < 1:
             raise ValueError(
-                f"sigmas are {self.sigmas} with {self.nodes} nodes; take noise levels above 0 and up to 1, or 1 node or "
-                "more"
+                f"sigmas are {self.sigmas} with {self.nodes} nodes; take noise levels above 0 and up to 1, or 1 node "
+                "or more"
             )
         check_noises(self.noises)
 

@@ -23,18 +23,18 @@ variance. The first noises of many are those of few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rfmi.pipelines import PipelineField
+from rfmi.scoring.forms import FORMS
 from rfmi.scoring.methods import Method
 
 NULL = "null"
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
-Form = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,6 @@ class Scores:
     values: Tensor
     standard_errors: Tensor
     evaluations: int
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
-
-
-def _error(v: Tensor, u: Tensor) -> Tensor:
-    return _dot(v - u, v - u)
-
-
-FORMS: dict[str, Form] = {
-    "re_noising": lambda v, u_c, others: torch.stack([_error(v, u) for u in others]).mean(0) - _error(v, u_c),
-    "squared": lambda v, u_c, others: _error(u_c, others[0]),
-    "inner_product": lambda v, u_c, others: _dot(u_c, u_c - others[0]),
-    "residual": lambda v, u_c, others: _dot(u_c - others[0], v - others[0]),
-    "conditional_loss": lambda v, u_c, others: -_error(v, u_c),
-    "information_and_likelihood": lambda v, u_c, others: _error(v, others[0]) - 2 * _error(v, u_c),
-}
 
 
 def re_noising_scores(

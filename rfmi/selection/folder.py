@@ -25,10 +25,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rfmi.base_model.trainer import write_tensors
+from rfmi.files import whole_file, write_atomically, write_tensors
 from rfmi.pipelines import Conditioning, PipelineField
 from rfmi.selection.candidates import Candidates
-from rfmi.study.cache import write_atomically
 
 SETTINGS, TABLE, METADATA = "settings.json", "candidates.parquet", "metadata.jsonl"
 LATENTS, EMBEDDINGS = "latents.safetensors", "embeddings.safetensors"
@@ -137,9 +136,8 @@ def finish_folder(folder: Path, field: PipelineField) -> None:
     numbers = torch.tensor(kept.prompt_id.to_numpy())
     write_tensors(folder / LATENTS, {"latents": torch.cat([unit[1] for unit in units]), "prompt_id": numbers}, {})
     write_tensors(folder / EMBEDDINGS, dict(field.conditioning.to("cpu").tensors), {})
-    temporary = folder / f"{TABLE}.tmp"
-    table.to_parquet(temporary)
-    temporary.replace(folder / TABLE)
+    with whole_file(folder / TABLE) as temporary:
+        table.to_parquet(temporary)
 
 
 def read_selection(folder: str | Path) -> Selection:

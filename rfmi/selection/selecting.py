@@ -16,7 +16,7 @@ from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from rfmi.pipelines import PipelineField
-from rfmi.processes import process_state
+from rfmi.processes import own_device, process_state
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.other_prompts import nearest_prompts
@@ -68,10 +68,8 @@ def select(
     )
     _check(prompts, recipe)
     state, folder = process_state(), Path(output)
-    if device is None and state.num_processes > 1:
-        device = state.device
     field = PipelineField(
-        pipeline, prompts, negative_prompt=negative_prompt, device=device, micro_batch=micro_batch
+        pipeline, prompts, negative_prompt=negative_prompt, device=own_device(device), micro_batch=micro_batch
     )
     others = nearest_prompts(field) if getattr(recipe.method, "against", "") == "prompts" else None
     settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}

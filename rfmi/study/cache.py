@@ -14,14 +14,12 @@ digits).
 from __future__ import annotations
 
 import ast
-import errno
 import hashlib
 import importlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,10 +27,10 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from rfmi.files import write_atomically
 from rfmi.study.paths import cache_folder
 
 SECONDS_BETWEEN_PROGRESS = 10.0
@@ -80,35 +78,6 @@ def _bare(source: str) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
-
-
-@contextmanager
-def disk_space(folder: Path) -> Iterator[None]:
-    """Turns the errors of a full disk into an OSError of one sentence, and removes what was written in part."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not any(words in str(error) for words in ("No space left", "os error 28", "quota exceeded")):
-            raise
-        for leftover in folder.glob(f"*.{os.getpid()}.tmp"):
-            leftover.unlink(missing_ok=True)
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk of {folder} is full; make room and call again, which goes on where it was",
-        ) from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a crash at any moment, sees the old file or the whole new one. Raises
-    OSError, in a sentence, where the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with disk_space(path.parent), open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def is_running(process: int) -> bool:

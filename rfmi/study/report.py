@@ -19,7 +19,8 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from rfmi.study.cache import plain, write_atomically
+from rfmi.files import write_atomically
+from rfmi.study.cache import plain
 from rfmi.study.figures import RESOLUTION
 from rfmi.study.paths import output_folder
 

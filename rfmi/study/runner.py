@@ -31,7 +31,8 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 import rfmi
-from rfmi.study.cache import Cache, code_version, digest, write_atomically
+from rfmi.files import write_atomically
+from rfmi.study.cache import Cache, code_version, digest
 from rfmi.study.pages import clean, summarise, write_index, write_page
 from rfmi.study.paths import data_folder, repository_root
 from rfmi.study.profiles import RESERVED, Job, numbered_notebooks
