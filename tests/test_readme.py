@@ -92,8 +92,11 @@ def test_the_share_of_the_ceiling_and_the_cost_of_choosing():
             f"{100 * row['alignment_change_high']:+.1f}) points of alignment"
         ) in text
     method, steps = METHODS[found["best_method"]], found["settings"]["steps"]
-    few, many = (other_savings(method, Pruning(), m, steps)[0] for m in (16, 50))
-    assert f"With guidance, where drafts have both branches, it takes {few:.1f} and {many:.1f} times fewer" in text
+    (few, few_bare), (many, many_bare) = (other_savings(method, Pruning(), m, steps) for m in (16, 50))
+    assert (
+        f"With guidance, where drawing needs both branches, it takes {few:.1f} and {many:.1f} times fewer; without, but "
+        f"against full selection that leaves out the scores along the path, {few_bare:.1f} and {many_bare:.1f} times"
+    ) in text
     assert f"cost {found['scoring_overhead']:+.1%} of generation" in text
 
 

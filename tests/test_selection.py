@@ -14,6 +14,7 @@ import rfmi
 from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, re_noising_scores
+from rfmi.scoring.re_noising import method_draws
 from rfmi.selection import Pruning, candidates, read_selection, select, selecting
 from rfmi.selection.folder import fingerprint, unit_path
 
@@ -76,29 +77,69 @@ def test_path_scores_in_the_table_are_those_of_the_trajectory(pipeline, whole):
 
 def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_path):
     assert set(whole.candidates.evaluations) == {2 * 3 + 48}
-    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1, noises=2), **SMALL)
-    cheap = 2 * 3 + Pruning().method.evaluations
-    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 24]
-    dropped = pruned.candidates[pruned.candidates.fate == "dropped as a draft"]
+    pruning = Pruning(rounds=((1, 2),))
+    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=pruning, **SMALL).candidates
+    draft = 2 * (2 + 1) + 6
+    assert sorted(pruned.evaluations) == [draft, draft, draft + 2 * 1 + 24]
+    assert pruned.evaluations.sum() == pruning.evaluations(METHODS[SMALL["method"]], 3, 3, guidance=2.0)
+    dropped = pruned[pruned.fate == "dropped as a draft"]
     assert len(dropped) == 2 and dropped.score.isna().all() and dropped.draft_score.notna().all()
-    assert dropped.draft_score.max() <= pruned.candidates.draft_score.max()
+    assert dropped.draft_score.max() <= pruned.draft_score[pruned.fate == "kept"].item()
+    assert pruned.path.isna().all()
 
 
-def test_drafts_without_guidance_leave_out_the_null_branch(pipeline, tmp_path):
-    pruned = select(
-        pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=1, noises=None),
-        **SMALL | {"guidance": 1.0}
-    )  # fmt: skip
-    cheap = 3 + Pruning().method.evaluations
-    assert sorted(pruned.candidates.evaluations) == [cheap, cheap, cheap + 2 * 3 + 48]
+def test_without_guidance_only_finalists_scores_ask_the_null_branch(pipeline, tmp_path):
+    pruning = Pruning(rounds=((2, 2), (1, 2)))
+    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=pruning, **SMALL | {"guidance": 1.0}).candidates
+    draft = 2 + 1 + 6
+    assert sorted(pruned.evaluations) == [draft, draft + 1 + 24, draft + 1 + 24 + 24]
+    assert pruned.evaluations.sum() == pruning.evaluations(METHODS[SMALL["method"]], 3, 3, guidance=1.0)
 
 
-def test_with_every_draft_a_finalist_pruning_changes_no_choice(pipeline, whole, tmp_path):
-    pruned = select(
-        pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3, noises=None), **SMALL
-    )
+def test_a_finalist_goes_on_to_the_image_it_would_have_been(pipeline, whole, tmp_path):
+    pruned = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(rounds=((3, 4),)), **SMALL)
     assert kept_rows(pruned).seed.tolist() == kept_rows(whole).seed.tolist()
-    np.testing.assert_allclose(pruned.candidates.score, whole.candidates.score, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(pruned.latents, whole.latents, rtol=1e-4, atol=1e-4)
+    for column in ("score", "standard_error"):
+        np.testing.assert_allclose(pruned.candidates[column], whole.candidates[column], rtol=1e-3, atol=1e-2)
+
+
+def test_a_round_adds_to_the_noises_of_those_before(pipeline, whole, tmp_path):
+    pruned = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(rounds=((3, 2), (2, 2))), **SMALL)
+    few = replace(METHODS[SMALL["method"]], noises=2)
+    fewer = select(pipeline, TEXTS, output=tmp_path / "fewer", **SMALL | {"method": few}).candidates
+    for (_, part), (_, all_), (_, two) in zip(
+        *(table.groupby("prompt_id") for table in (pruned.candidates, whole.candidates, fewer)), strict=True
+    ):
+        last = two.score.nlargest(2).index
+        expected = two.score.where(~two.index.isin(last), all_.score)
+        np.testing.assert_allclose(part.score, expected, rtol=1e-3, atol=1e-2)
+        assert part["rank"].idxmin() == all_.score[last].idxmax()
+        assert part.standard_error.notna().tolist() == part.index.isin(last).tolist()
+
+
+def test_a_score_of_fewer_noises_stops_when_it_has_them():
+    rounds = Pruning(rounds=((4, 2), (2, 4), (1, 8)))
+    assert rounds.noises(METHODS["re_noising_high_noise"]) == [(4, range(2)), (2, range(2, 4))]
+    assert rounds.noises(METHODS["information_and_likelihood"])[-1] == (1, range(6, 14))
+    assert rounds.noises(replace(METHODS["re_noising"], noises=1)) == [(4, range(1))]
+
+
+def test_drafts_part_from_the_grid_where_they_should():
+    before, after, long = Pruning().split(torch.linspace(0, 28, 29))
+    assert before.tolist() == list(range(21)) and after.tolist() == list(range(20, 29))
+    assert long.tolist() == [20, 24, 28]
+    shortest = Pruning(seen=0.01, shortcut=9).split(torch.linspace(0, 3, 4))
+    assert [part.tolist() for part in shortest] == [[0, 1], [1, 2, 3], [1, 2, 3]]
+
+
+def test_a_path_score_can_choose_among_finalists(pipeline, tmp_path):
+    arguments = SMALL | {"method": "path", "prune": Pruning(rounds=((2, 2),))}
+    pruned = select(pipeline, TEXTS[:1], output=tmp_path, **arguments).candidates
+    whole = select(pipeline, TEXTS[:1], output=tmp_path / "whole", **SMALL | {"method": "path"}).candidates
+    finalists = pruned.draft_score.nlargest(2).index
+    assert pruned.score.notna().tolist() == pruned.index.isin(finalists).tolist()
+    assert pruned["rank"].idxmin() == whole.score[finalists].idxmax()
 
 
 def test_the_folder_is_what_its_readers_expect(whole):
@@ -186,7 +227,6 @@ def test_other_weights_have_another_fingerprint(pipeline):
         ({"prompts": ["a red dragon"]}, "does not know"),
         ({"steps": 2}, "at least 3 steps"),
         ({"prune": 5}, "give True, False"),
-        ({"prune": True}, "drafts of 14 steps cost more"),
         ({"method": "against_prompts"}, "have no 2 others"),
     ],
 )
@@ -197,24 +237,18 @@ def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, chang
     assert not (tmp_path / "new").exists()
 
 
-def test_finalists_are_scored_with_their_own_number_of_noises(pipeline, whole, tmp_path):
-    found = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(steps=3, finalists=3, noises=2), **SMALL)
-    method = replace(METHODS[SMALL["method"]], noises=2)
-    field, kept = PipelineField(pipeline, TEXTS), kept_rows(found)
-    again = re_noising_scores(field, found.latents, found.prompt_id, method, seed=5)
-    np.testing.assert_allclose(kept.score, again.values.numpy(), rtol=1e-3, atol=1e-2)
-    assert (kept.score.to_numpy() - found.candidates.groupby("prompt_id").score.max().to_numpy() == 0).all()
-    assert not np.allclose(found.candidates.score, whole.candidates.score)
-    assert Pruning().of_finalists("path") == "path" and Pruning(noises=None).of_finalists(method) is method
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"steps": 2}, "3 steps and 1 finalist"),
-        ({"finalists": 0}, "3 steps and 1 finalist"),
-        ({"noises": 0}, "come in pairs"),
-        ({"noises": 3}, "come in pairs"),
+        ({"seen": 1.0}, "between 0 and 1"),
+        ({"seen": 0.0}, "between 0 and 1"),
+        ({"shortcut": 0}, "take 1 or more"),
+        ({"rounds": ()}, "at least one round"),
+        ({"rounds": ((0, 2),)}, "at least one round"),
+        ({"rounds": ((2, 2), (2, 4))}, "fewer in every next one"),
+        ({"rounds": ((4, 0),)}, "come in pairs"),
+        ({"rounds": ((4, 3),)}, "come in pairs"),
+        ({"rounds": ((4, 1), (2, 2))}, "half a pair"),
         ({"method": "path"}, "take a `Method`"),
         ({"method": METHODS["against_prompts"]}, "asks for no other prompts"),
     ],
@@ -224,17 +258,18 @@ def test_bad_pruning(change, words):
         Pruning(**change)
 
 
-def test_a_score_that_is_no_number_is_not_the_best(pipeline, monkeypatch, tmp_path):
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_score_that_is_no_number_is_not_the_best(pipeline, monkeypatch, tmp_path, prune):
     def overflown(*arguments, **options):
-        found = re_noising_scores(*arguments, **options)
-        found.values[1] = torch.nan
+        found = method_draws(*arguments, **options)
+        found[1] = torch.nan
         return found
 
-    monkeypatch.setattr(candidates, "re_noising_scores", overflown)
+    monkeypatch.setattr(candidates, "method_draws", overflown)
     with pytest.raises(FloatingPointError, match="another precision"):
-        select(pipeline, TEXTS, output=tmp_path, **SMALL)
+        select(pipeline, TEXTS, output=tmp_path, prune=prune, **SMALL)
     monkeypatch.undo()
-    assert len(select(pipeline, TEXTS, output=tmp_path, **SMALL).latents) == 2
+    assert len(select(pipeline, TEXTS, output=tmp_path, prune=prune, **SMALL).latents) == 2
 
 
 def test_drafts_are_scored_with_other_noises_than_finalists(pipeline, monkeypatch, tmp_path):
@@ -242,8 +277,8 @@ def test_drafts_are_scored_with_other_noises_than_finalists(pipeline, monkeypatc
 
     def spied(*arguments, seed, **options):
         seeds.append(seed)
-        return re_noising_scores(*arguments, seed=seed, **options)
+        return method_draws(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr(candidates, "re_noising_scores", spied)
-    select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(steps=3, finalists=2), **SMALL)
+    monkeypatch.setattr(candidates, "method_draws", spied)
+    select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(rounds=((2, 2),)), **SMALL)
     assert len(seeds) == 2 and seeds[0] != seeds[1] == SMALL["seed"]

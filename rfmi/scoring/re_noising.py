@@ -64,13 +64,30 @@ def re_noising_scores(
     """
     if (method.against == "prompts") != (others is not None):
         raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
-    times, weights = method.times_and_weights()
     before = field.evaluations
+    found = method_draws(field, x, labels, method, noises=range(method.noises), seed=seed, others=others, batch=batch)
+    return weighted(found, method.times_and_weights()[1], field.evaluations - before)
+
+
+def method_draws(
+    field: PipelineField,
+    x: Tensor,
+    labels: Tensor,
+    method: Method,
+    *,
+    noises: range,
+    seed: int,
+    others: Tensor | None = None,
+    batch: int = 32,
+) -> Tensor:
+    """f (n, levels, noises) of a method, for those of its noises that `noises` counts, which begins with a pair; the
+    rest as in `re_noising_scores`, which averages it."""
     held_against = None if method.against == "nothing" else others if others is not None else NULL
+    times, form = method.times_and_weights()[0], method.form
     found = re_noising_draws(
-        field, x, labels, [method.form], times=times, noises=method.noises, seed=seed, against=held_against, batch=batch
+        field, x, labels, [form], times=times, noises=noises, seed=seed, against=held_against, batch=batch
     )
-    return weighted(found[method.form], weights, field.evaluations - before)
+    return found[form]
 
 
 def paired_noise(levels: int, noises: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -87,17 +104,19 @@ def re_noising_draws(
     forms: Sequence[str],
     *,
     times: Tensor,
-    noises: int,
+    noises: int | range,
     seed: int,
     against: Tensor | str | None = NULL,
     batch: int = 32,
 ) -> dict[str, Tensor]:
     """f (n, levels, noises) of several forms, from the same velocities.
 
-    noises: in turn eps and -eps; against: NULL, (n, k) labels of other prompts, or None for the conditional branch
-    alone.
+    noises: how many, in turn eps and -eps, or which of them; against: NULL, (n, k) labels of other prompts, or None for
+    the conditional branch alone.
     """
-    noise = paired_noise(len(times), noises, x.shape[1:], torch.Generator().manual_seed(STREAM + seed)).to(x)
+    which = range(noises) if isinstance(noises, int) else noises
+    drawn = paired_noise(len(times), which.stop, x.shape[1:], torch.Generator().manual_seed(STREAM + seed))
+    noise = drawn[:, which.start :].to(x)
     parts = []
     for part in torch.arange(len(x)).split(batch):
         branches = [labels[part]]

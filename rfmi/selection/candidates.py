@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rfmi.path_scores import PathScores, path_scores
+from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField, sample
-from rfmi.scoring import PATH_METHODS, Method, Scores, re_noising_scores
+from rfmi.scoring import PATH_METHODS, Method, Scores
+from rfmi.scoring.re_noising import method_draws, weighted
 from rfmi.selection.pruning import Pruning
 
 KEPT, SCORED, DROPPED = "kept", "scored", "dropped as a draft"
@@ -30,7 +33,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All candidates of one prompt: by name of a column (M,) their scores, NaN where a draft was dropped before they
+    """All candidates of one prompt: by name of a column (M,) their scores, NaN where they were dropped before those
     were computed, and the network evaluations spent on each; their fates; and those kept, best first, as numbers (k,)
     and latents (k, C, h, w).
     """
@@ -42,56 +45,108 @@ class Candidates:
 
 
 def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Tensor | None = None) -> Candidates:
-    """Draw, score and choose for prompt `label`; others: (k,) labels of prompts that it is held against."""
-    m = recipe.candidates
-    noise = flow.noise(range(recipe.seed, recipe.seed + m))
-    empty = torch.full((m,), torch.nan, dtype=torch.float64)
-    columns = {name: empty.clone() for name in ("score", "standard_error", "draft_score", *PATH_METHODS)}
-    columns["evaluations"] = torch.zeros(m, dtype=torch.float64)
+    """Draw, score and choose for prompt `label`; others: (k,) labels of prompts that it is held against.
 
-    labels = torch.full((m,), label)
-
-    def spend(rows: Tensor, evaluations: int) -> None:
-        columns["evaluations"][rows] += evaluations / len(rows)
-
-    def drafted(rows: Tensor, steps: int) -> Tensor:
-        before = flow.evaluations
-        drafts = sample(flow, noise[rows], labels[rows], times=flow.times(steps), guidance=recipe.guidance)
-        spend(rows, flow.evaluations - before)
-        return drafts
-
-    def drawn(rows: Tensor, steps: int) -> PathScores:
-        found = path_scores(flow, noise[rows], labels[rows], times=flow.times(steps), guidance=recipe.guidance)
-        spend(rows, found.evaluations)
-        return found
-
-    def scored(rows: Tensor, x: Tensor, method: Method, seed: int) -> Scores:
-        against = others.expand(len(rows), -1) if method.against == "prompts" else None
-        found = re_noising_scores(flow, x, labels[rows], method, seed=seed, others=against)
-        spend(rows, found.evaluations)
-        _check_numbers(found.values, label)
-        return found
-
-    rows, method = torch.arange(m), recipe.method
-    if recipe.pruning is not None:
-        method = recipe.pruning.of_finalists(method)
-        drafts = drafted(rows, recipe.pruning.steps)
-        columns["draft_score"] = scored(rows, drafts, recipe.pruning.method, recipe.seed + 1).values.cpu()
-        finalists = min(m, max(recipe.keep, recipe.pruning.finalists))
-        rows = columns["draft_score"].topk(finalists).indices.sort().values
-    finished = drawn(rows, recipe.steps)
-    for name, values in zip(PATH_METHODS, (finished.path, finished.guided_path, finished.squared), strict=True):
-        columns[name][rows] = values.cpu()
-    if isinstance(method, str):
-        columns["score"] = columns[method]
-        _check_numbers(columns["score"][rows], label)
+    With pruning a candidate's score has as many noises as the last round it was in. Raises FloatingPointError for a
+    score that is no number.
+    """
+    prompt = _Prompt(flow, label, recipe, others)
+    if recipe.pruning is None:
+        rows = torch.arange(recipe.candidates)
+        latents = prompt.drawn_along_path(rows)
+        if isinstance(recipe.method, Method):
+            draws = prompt.draws(rows, latents, recipe.method, range(recipe.method.noises), recipe.seed)
+            prompt.score(rows, draws, recipe.method)
     else:
-        found = scored(rows, finished.samples, method, recipe.seed)
-        columns["score"][rows], columns["standard_error"][rows] = found.values.cpu(), found.standard_errors.cpu()
-    best = columns["score"][rows].topk(recipe.keep).indices
-    kept = rows[best].tolist()
-    fates = [KEPT if i in kept else SCORED if i in rows.tolist() else DROPPED for i in range(m)]
-    return Candidates(columns, fates, kept, finished.samples.cpu()[best])
+        rows, latents = _finalists(prompt, recipe.pruning)
+    if isinstance(recipe.method, str):
+        prompt.columns["score"] = prompt.columns[recipe.method].clone()
+        _check_numbers(prompt.columns["score"][rows], label)
+    best = _best(prompt.columns["score"][rows], recipe.keep)
+    kept, scored = rows[best].tolist(), prompt.columns["score"].isfinite().tolist()
+    fates = [KEPT if i in kept else SCORED if scored[i] else DROPPED for i in range(recipe.candidates)]
+    return Candidates(prompt.columns, fates, kept, latents[best].cpu())
+
+
+def _finalists(prompt: _Prompt, pruning: Pruning) -> tuple[Tensor, Tensor]:
+    """The candidates that came to the last round, as rows and latents, scored."""
+    recipe, columns = prompt.recipe, prompt.columns
+    before, after, long = pruning.split(prompt.flow.times(recipe.steps))
+    rows = torch.arange(recipe.candidates)
+    on_the_way = prompt.drawn(rows, prompt.noise, before)
+    drafts = prompt.drawn(rows, on_the_way, long)
+    draws = prompt.draws(rows, drafts, pruning.method, range(pruning.method.noises), recipe.seed + 1)
+    columns["draft_score"][rows] = _scores(draws, pruning.method, prompt.label).values
+    rows = _best(columns["draft_score"], max(recipe.keep, pruning.rounds[0][0])).sort().values
+    if isinstance(recipe.method, str):
+        return rows, prompt.drawn_along_path(rows)
+    latents = prompt.drawn(rows, on_the_way[rows], after)
+    draws = torch.empty(len(rows), len(recipe.method.sigmas) or recipe.method.nodes, 0, dtype=torch.float64)
+    for finalists, noises in pruning.noises(recipe.method):
+        if noises.start:
+            best = _best(columns["score"][rows], max(recipe.keep, finalists)).sort().values
+            rows, latents, draws = rows[best], latents[best], draws[best]
+        draws = torch.cat([draws, prompt.draws(rows, latents, recipe.method, noises, recipe.seed).cpu()], 2)
+        prompt.score(rows, draws, recipe.method)
+    return rows, latents
+
+
+class _Prompt:
+    """One prompt's candidates while they are drawn and scored, with what is known of each and what it cost."""
+
+    def __init__(self, flow: PipelineField, label: int, recipe: Recipe, others: Tensor | None) -> None:
+        self.flow, self.label, self.recipe, self.others = flow, label, recipe, others
+        self.noise = flow.noise(range(recipe.seed, recipe.seed + recipe.candidates))
+        empty = torch.full((recipe.candidates,), torch.nan, dtype=torch.float64)
+        self.columns = {name: empty.clone() for name in ("score", "standard_error", "draft_score", *PATH_METHODS)}
+        self.columns["evaluations"] = torch.zeros(recipe.candidates, dtype=torch.float64)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        return torch.full((len(rows),), self.label)
+
+    @contextmanager
+    def spending(self, rows: Tensor) -> Iterator[None]:
+        """Share what the network is asked for meanwhile among `rows`."""
+        before = self.flow.evaluations
+        yield
+        self.columns["evaluations"][rows] += (self.flow.evaluations - before) / len(rows)
+
+    def drawn(self, rows: Tensor, x_t: Tensor, times: Tensor) -> Tensor:
+        """Latents at the last of `times`, from x_t at the first."""
+        with self.spending(rows):
+            return sample(self.flow, x_t, self.labels(rows), times=times, guidance=self.recipe.guidance)
+
+    def drawn_along_path(self, rows: Tensor) -> Tensor:
+        """Latents from their noise, scored along the path."""
+        times, guidance = self.flow.times(self.recipe.steps), self.recipe.guidance
+        with self.spending(rows):
+            found = path_scores(self.flow, self.noise[rows], self.labels(rows), times=times, guidance=guidance)
+        for name, values in zip(PATH_METHODS, (found.path, found.guided_path, found.squared), strict=True):
+            self.columns[name][rows] = values.cpu()
+        return found.samples
+
+    def draws(self, rows: Tensor, x: Tensor, method: Method, noises: range, seed: int) -> Tensor:
+        """What a method makes of x under some of its noises, (rows, levels, noises)."""
+        others = self.others.expand(len(rows), -1) if method.against == "prompts" else None
+        with self.spending(rows):
+            found = method_draws(self.flow, x, self.labels(rows), method, noises=noises, seed=seed, others=others)
+        return found
+
+    def score(self, rows: Tensor, draws: Tensor, method: Method) -> None:
+        """Write down the rows' scores, by the noises that they have had."""
+        found = _scores(draws, method, self.label)
+        self.columns["score"][rows], self.columns["standard_error"][rows] = found.values, found.standard_errors
+
+
+def _scores(draws: Tensor, method: Method, label: int) -> Scores:
+    found = weighted(draws.cpu(), method.times_and_weights()[1], 0)
+    _check_numbers(found.values, label)
+    return found
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """The places of the k best, best first; all where there are no more."""
+    return scores.topk(min(k, len(scores))).indices
 
 
 def _check_numbers(scores: Tensor, label: int) -> None:

@@ -1,50 +1,80 @@
-"""Which candidates of a prompt are worth finishing: drafts with few steps, cheaply scored.
+"""Which candidates of a prompt are worth finishing: drafts on the way, then rounds of noise for fewer and fewer.
 
-The sampling ODE is deterministic, so a coarse grid of times carries the same noise to nearly the same image. All M
-candidates are drawn coarsely, scored cheaply, and only the best few are drawn in full and scored in full:
+Late steps of the sampling ODE decide texture; what the image shows is decided before. All M candidates are drawn
+through the first K of S steps, and from there a *draft* of each is reached by a few long steps and cheaply scored, by
+its conditional loss, which needs no null branch. Only the best F_1 go on from where they are, through the steps that
+are left. They are scored by successive halving: in round r the best F_r so far get N_r noises more, and the last
+round's best is chosen by all of its own. In place of the M (2 S + C) network evaluations of full selection,
 
-    M (g s + c) + F (2 S + C)   network evaluations in place of   M (2 S + C'),
+    M (g (K + J) + c) + F_1 g (S - K) + sum over rounds F_r N_r C_1
 
-with s and S steps of draft and image, c, C and C' evaluations of the draft's, the finalists' and the full score, F
-finalists, and g = 2, or 1 without guidance, since a draft has no scores along its path and then needs no null branch.
-Fewer noises for the finalists pay for more finalists. Finalists are scored with other noises than drafts: what luck
+with C evaluations of the full score, C_1 of one of its noises, c of the draft's score, J long steps, and g = 2, or 1
+without guidance: the null branch is then asked for by scores along the path alone, of which full selection has a table
+and pruned selection none, unless one of them chooses. Drafts are scored with other noises than finalists: what luck
 lifted a draft does not lift its image again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from rfmi.scoring import Method
-from rfmi.scoring.methods import MIDDLE, check_noises
+from rfmi.scoring.methods import check_noises
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """Drafts of `steps` steps, of which the best `finalists` by `method` are finished, and scored with at most `noises`
-    a level, one or an even number, None for as many as the selection's score has. The defaults were fixed on 128
-    training prompts of the small world without guidance, 16 candidates each. Raises ValueError for fewer than 3 steps,
-    no finalist, other numbers of noises, and a draft's score along the path or against other prompts. With guidance the
-    null branch of drafts takes a part of what is saved.
+    """Candidates are looked at after the part `seen` of their steps, from drafts that `shortcut` long steps finish,
+    scored by `method`; `rounds` are pairs (finalists, noises more), finalists falling from round to round. A score of
+    fewer noises stops when it has them all. The defaults were fixed on 96 training prompts of the small world without
+    guidance, 16 candidates each. Raises ValueError for a part outside 0 to 1, no long step, rounds that do not narrow
+    or have no pairs of noises, and a draft's score along the path or against other prompts.
     """
 
-    steps: int = 14
-    finalists: int = 5
-    method: Method = Method("information_and_likelihood", MIDDLE, noises=2, weights="exact")
-    noises: int | None = 6
+    seen: float = 0.7
+    shortcut: int = 2
+    method: Method = Method("conditional_loss", (0.3, 0.4, 0.5), noises=2, against="nothing", weights="exact")
+    rounds: tuple[tuple[int, int], ...] = ((8, 2), (4, 4), (2, 8))
 
     def __post_init__(self) -> None:
-        if self.steps < 3 or self.finalists < 1:
+        if not 0 < self.seen < 1 or self.shortcut < 1:
             raise ValueError(
-                f"drafts of {self.steps} steps with {self.finalists} finalists: take at least 3 steps and 1 finalist"
+                f"drafts are of {self.shortcut} long steps after the part {self.seen} of the steps; take 1 or more, "
+                "and a part between 0 and 1"
             )
-        if self.noises is not None:
-            check_noises(self.noises)
         if not isinstance(self.method, Method) or self.method.against == "prompts":
             raise ValueError(f"drafts are scored by {self.method}; take a `Method` that asks for no other prompts")
+        finalists = [count for count, _ in self.rounds]
+        if not finalists or min(finalists) < 1 or any(a <= b for a, b in zip(finalists, finalists[1:], strict=False)):
+            raise ValueError(f"rounds have {finalists} finalists; take at least one round, and fewer in every next one")
+        for _, noises in self.rounds:
+            check_noises(noises)
+        if any(noises == 1 for _, noises in self.rounds[:-1]):
+            raise ValueError("a round of one noise leaves half a pair; take an even number before the last round")
 
-    def of_finalists(self, method: Method | str) -> Method | str:
-        """What finalists are scored by, in place of the selection's own score; one along the path has no noises."""
-        if self.noises is None or isinstance(method, str):
-            return method
-        return replace(method, noises=min(method.noises, self.noises))
+    def split(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The grid (S + 1,) in two, with the step K in both, and the long steps from there to a draft."""
+        steps = len(times) - 1
+        k = min(max(round(self.seen * steps), 1), steps - 1)
+        places = torch.linspace(k, steps, min(self.shortcut, steps - k) + 1).round().long()
+        return times[: k + 1], times[k:], times[places]
+
+    def noises(self, method: Method) -> list[tuple[int, range]]:
+        """The rounds of a method: how many finalists, and which of its noises each gets."""
+        ends = [0]
+        for _, more in self.rounds:
+            ends.append(min(ends[-1] + more, method.noises))
+        found = zip(self.rounds, ends, ends[1:], strict=False)
+        return [(finalists, range(start, end)) for (finalists, _), start, end in found if end > start]
+
+    def evaluations(self, method: Method, candidates: int, steps: int, guidance: float) -> float:
+        """Network evaluations of a choice among `candidates`, one kept: the formula at the top."""
+        branches = 1 if guidance == 1 else 2
+        before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
+        rounds = [(min(candidates, finalists), len(noises)) for finalists, noises in self.noises(method)]
+        drafts = candidates * (branches * (before + long) + self.method.evaluations)
+        scored = sum(finalists * noises for finalists, noises in rounds) * method.evaluations / method.noises
+        return drafts + rounds[0][0] * branches * after + scored

@@ -52,7 +52,7 @@ def select(
     """Draw `candidates` images of every prompt, score them, and keep the best `keep` in the folder `output`.
 
     method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True,
-    or a `Pruning`, to finish only the candidates whose drafts score best; candidate i of every prompt is
+    or a `Pruning`, to finish only the candidates that score best on the way; candidate i of every prompt is
     `pipeline(prompt, generator=torch.Generator().manual_seed(seed + i))`. Raises ValueError, before anything is drawn,
     for prompts that are repeated, numbers that do not fit, an unknown method, and a folder that holds another
     selection; FloatingPointError for a score that is no number; OSError for a full disk.
@@ -107,7 +107,3 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
         )
     if recipe.steps < 3:
         raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
-    if recipe.pruning is not None and recipe.pruning.steps > recipe.steps:
-        raise ValueError(
-            f"drafts of {recipe.pruning.steps} steps cost more than images of {recipe.steps}; prune with fewer steps"
-        )

@@ -106,7 +106,7 @@ def choice_unit(
     precision: str,
 ) -> list[dict]:
     """The choice among `candidates` of each of `n_prompts` prompts, with pruning or without: prompt, chosen candidate,
-    network evaluations; and whether the judge finds the chosen image aligned.
+    network evaluations, every candidate's score; and whether the judge finds the chosen image aligned.
     """
     field = validation_field(category, device, compiled, precision)
     recipe = Recipe(candidates, 1, METHODS[method], guidance, steps, seed, Pruning() if pruned else None)
@@ -116,8 +116,9 @@ def choice_unit(
         others = nearest_prompts(field)[label] if recipe.method.against == "prompts" else None
         found = draw_candidates(field, label, recipe, others)
         images.append(field.decode(found.latents))
-        evaluations = float(found.columns["evaluations"].sum())
-        rows.append({"category": category, "prompt": label, "chosen": found.kept[0], "evaluations": evaluations})
+        spent, scores = float(found.columns["evaluations"].sum()), found.columns["score"].tolist()
+        row = {"category": category, "prompt": label, "chosen": found.kept[0], "evaluations": spent, "scores": scores}
+        rows.append(row)
     texts = [field.prompts[row["prompt"]] for row in rows]
     aligned = judge(torch.cat(images), texts).aligned
     return [row | {"aligned": float(held)} for row, held in zip(rows, aligned, strict=True)]

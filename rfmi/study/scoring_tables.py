@@ -104,32 +104,34 @@ def by_noise_level(table: pd.DataFrame, forms: Sequence[str], seed: int) -> pd.D
 
 
 def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[str, float]:
-    """Network evaluations of full over pruned selection, and the change of the chosen images' alignment with its
-    interval over prompts, paired.
+    """Network evaluations of full over pruned selection; the change of the chosen images' alignment, and the full score
+    that the pruned choice gives away, in standard deviations of a prompt's candidates, each with its interval over
+    prompts, paired; and how often both choose the same.
     """
-    change = {
-        name: (after.aligned - before.aligned).to_numpy()
-        for (name, after), (_, before) in zip(
-            pruned.groupby("category", sort=False), full.groupby("category", sort=False), strict=True
-        )
-    }
-    found = mean_with_interval(change, seed).loc[MEAN]
-    return {
-        "evaluations_ratio": full.evaluations.sum() / pruned.evaluations.sum(),
-        "alignment_change": found.value,
-        "alignment_change_low": found.low,
-        "alignment_change_high": found.high,
-        "prompts": int(found.n),
-    }
+    both = full.merge(pruned, on=["category", "prompt"], suffixes=("", "_pruned"), validate="one_to_one")
+    scores = [np.asarray(each) for each in both.scores]
+    best, taken = (
+        np.array([each[i] for each, i in zip(scores, both[name], strict=True)]) for name in ("chosen", "chosen_pruned")
+    )
+    both["alignment_change"] = both.aligned_pruned - both.aligned
+    both["score_given_away"] = (best - taken) / [each.std(ddof=1) for each in scores]
+    row = {"evaluations_ratio": full.evaluations.sum() / pruned.evaluations.sum()}
+    for name in ("alignment_change", "score_given_away"):
+        parts = both.groupby("category", sort=False)[name]
+        found = mean_with_interval({category: part.to_numpy() for category, part in parts}, seed).loc[MEAN]
+        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return row | {"same_choice": (both.chosen == both.chosen_pruned).mean(), "prompts": len(both)}
 
 
 def other_savings(method: Method, pruning: Pruning, candidates: int, steps: int) -> tuple[float, float]:
-    """Network evaluations of full selection over those of pruned selection with guidance, where drafts have both
-    branches; and over those of full selection with as few noises as finalists have."""
-    full = candidates * (2 * steps + method.evaluations)
-    finished = 2 * steps + pruning.of_finalists(method).evaluations
-    drafts = candidates * (2 * pruning.steps + pruning.method.evaluations)
-    return full / (drafts + min(candidates, pruning.finalists) * finished), full / (candidates * finished)
+    """Network evaluations of full selection over those of pruned selection with guidance; and without, where the full
+    selection too leaves out the scores along its paths, and with them the null branch while it draws."""
+    guided = candidates * (2 * steps + method.evaluations)
+    without_paths = candidates * (steps + method.evaluations)
+    return (
+        guided / pruning.evaluations(method, candidates, steps, guidance=2.0),
+        without_paths / pruning.evaluations(method, candidates, steps, guidance=1.0),
+    )
 
 
 def results(ranking: pd.DataFrame, best: str, pruned: dict, overhead: dict, settings: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from rfmi.pipelines import PipelineField
 from rfmi.scenes import prompts
 from rfmi.study.cache import Cache, code_version, digest
 
-BATCH = 32  # images at once; one size throughout, since a compiled transformer is compiled for each
+BATCH = 32  # images at once; few sizes throughout, since a compiled transformer is compiled for each
+SIZES = 32  # most sizes that it is compiled for, beyond which it would run uncompiled: pruning has a few
 
 
 @cache
@@ -36,6 +37,7 @@ def loaded_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.to(getattr(torch, precision))
     if compiled:
+        torch._dynamo.config.recompile_limit = SIZES
         pipeline.transformer.compile(dynamic=False)
     return pipeline
 

@@ -1,0 +1,40 @@
+"""The study's tables of scores: what pruning saves and gives away."""
+
+import pandas as pd
+import pytest
+
+from rfmi.scoring import METHODS
+from rfmi.selection import Pruning
+from rfmi.study.scoring_tables import other_savings, pruning_table
+
+
+def choices(chosen, aligned, evaluations):
+    rows = [("color", 3, [1.0, 2.0, 3.0]), ("color", 5, [0.0, 4.0, 2.0]), ("shape", 3, [1.0, 0.0, 5.0])]
+    table = pd.DataFrame(rows, columns=["category", "prompt", "scores"])
+    return table.assign(chosen=chosen, aligned=aligned, evaluations=evaluations)
+
+
+def test_what_pruning_saves_and_gives_away():
+    full, pruned = choices([2, 1, 2], [1.0, 0.0, 1.0], 30.0), choices([2, 2, 0], [1.0, 1.0, 0.0], 10.0)
+    found = pruning_table(full, pruned.sample(frac=1, random_state=0), seed=0)
+    assert found["evaluations_ratio"] == 3 and found["prompts"] == 3
+    assert found["alignment_change"] == pytest.approx((0.5 - 1) / 2)
+    assert found["same_choice"] == pytest.approx(1 / 3)
+    deviations = [pd.Series(each).std() for each in full.scores]
+    assert found["score_given_away"] == pytest.approx(((0 + 2 / deviations[1]) / 2 + 4 / deviations[2]) / 2)
+    assert found["alignment_change_low"] <= found["alignment_change"] <= found["alignment_change_high"]
+
+
+def test_a_choice_against_itself_gives_nothing_away():
+    full = choices([2, 1, 2], [1.0, 0.0, 1.0], 30.0)
+    found = pruning_table(full, full, seed=0)
+    assert found["evaluations_ratio"] == 1 and found["same_choice"] == 1
+    assert found["alignment_change"] == found["score_given_away"] == found["score_given_away_high"] == 0
+
+
+def test_savings_are_those_of_the_formula():
+    method, pruning = METHODS["information_and_likelihood"], Pruning(rounds=((4, 2), (2, 4)))
+    guided, without_paths = other_savings(method, pruning, 16, 28)
+    drafts, scores = 16 * 6, (4 * 2 + 2 * 4) * 2 * 5
+    assert guided == 16 * (56 + 160) / (16 * 44 + drafts + 4 * 16 + scores)
+    assert without_paths == 16 * (28 + 160) / (16 * 22 + drafts + 4 * 8 + scores)
