@@ -70,7 +70,8 @@ def sampling_steps(
 ) -> Iterator[PathStep]:
     """Euler steps along the guided ODE, one by one; the last step's `following` is the sample.
 
-    noise: x_0 (n, *); condition: n rows or labels; times: increasing grid (S + 1,) in [0, 1]; guidance: g, 1 for none.
+    noise: x_t (n, *) at the first of `times`, which is x_0 at 0; condition: n rows or labels; times: increasing grid
+    (S + 1,) in [0, 1]; guidance: g, 1 for none.
     """
     grid = [float(t) for t in times]
     if len(grid) < 2 or grid[0] < 0 or grid[-1] > 1 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):

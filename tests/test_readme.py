@@ -1,6 +1,7 @@
 """Every figure of the README is the one in reports/results, as printed by `rows`."""
 
 import json
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
@@ -85,19 +86,24 @@ def test_the_share_of_the_ceiling_and_the_cost_of_choosing():
     other = found["top1_at_other_guidance"]["guidance 2"]
     ours, random, judge = (other[name] for name in (found["best_method"], "random", "judge"))
     assert f"at guidance 2, on half as many prompts, {(ours - random) / (judge - random):.0%}" in text
+    method, steps = METHODS[found["best_method"]], found["settings"]["steps"]
+    assert found["settings"]["pruning"] == json.loads(json.dumps(asdict(Pruning())))
     for m, row in found["pruned"].items():
+        evaluations = Pruning().evaluations(method, int(m), steps, guidance=1.0)
+        assert row["evaluations_ratio"] == pytest.approx(int(m) * (2 * steps + method.evaluations) / evaluations)
         assert (
             f"{row['evaluations_ratio']:.1f} times fewer network evaluations at {m} candidates, for "
             f"{100 * row['alignment_change']:+.1f} ({100 * row['alignment_change_low']:+.1f} to "
             f"{100 * row['alignment_change_high']:+.1f}) points of alignment"
         ) in text
-    method, steps = METHODS[found["best_method"]], found["settings"]["steps"]
-    (few, few_bare), (many, many_bare) = (other_savings(method, Pruning(), m, steps) for m in (16, 50))
+    few, many = (other_savings(method, Pruning(), m, steps) for m in (16, 50))
     assert (
-        f"With guidance, where drawing needs both branches, it takes {few:.1f} and {many:.1f} times fewer; without, but "
-        f"against full selection that leaves out the scores along the path, {few_bare:.1f} and {many_bare:.1f} times"
+        f"With guidance, where drawing needs both branches, it takes {few['guided']:.1f} and {many['guided']:.1f} times "
+        "fewer; without, but against full selection that leaves out the scores along the path, "
+        f"{few['without_paths']:.1f} and {many['without_paths']:.1f} times, of which rounds of noise alone save "
+        f"{few['rounds_alone']:.1f} and {many['rounds_alone']:.1f}"
     ) in text
-    assert f"cost {found['scoring_overhead']:+.1%} of generation" in text
+    assert f"cost {found['scoring_overhead']:+.1%} of generation with guidance" in text
 
 
 def test_benchmark_table():

@@ -32,9 +32,17 @@ def test_a_choice_against_itself_gives_nothing_away():
     assert found["alignment_change"] == found["score_given_away"] == found["score_given_away_high"] == 0
 
 
+def test_other_prompts_are_not_compared():
+    full = choices([2, 1, 2], [1.0, 0.0, 1.0], 30.0)
+    with pytest.raises(ValueError, match="share 2 of 3 and 2 prompts"):
+        pruning_table(full, full[:2], seed=0)
+
+
 def test_savings_are_those_of_the_formula():
     method, pruning = METHODS["information_and_likelihood"], Pruning(rounds=((4, 2), (2, 4)))
-    guided, without_paths = other_savings(method, pruning, 16, 28)
     drafts, scores = 16 * 6, (4 * 2 + 2 * 4) * 2 * 5
-    assert guided == 16 * (56 + 160) / (16 * 44 + drafts + 4 * 16 + scores)
-    assert without_paths == 16 * (28 + 160) / (16 * 22 + drafts + 4 * 8 + scores)
+    assert other_savings(method, pruning, 16, 28) == {
+        "guided": 16 * (56 + 160) / (16 * 44 + drafts + 4 * 16 + scores),
+        "without_paths": 16 * (28 + 160) / (16 * 22 + drafts + 4 * 8 + scores),
+        "rounds_alone": 16 * (28 + 160) / (16 * 28 + (16 * 2 + 2 * 4) * 2 * 5),
+    }

@@ -12,7 +12,7 @@ from PIL import Image
 
 import rfmi
 from rfmi.path_scores import path_scores
-from rfmi.pipelines import PipelineField
+from rfmi.pipelines import PipelineField, sample
 from rfmi.scoring import METHODS, re_noising_scores
 from rfmi.scoring.re_noising import method_draws
 from rfmi.selection import Pruning, candidates, read_selection, select, selecting
@@ -100,6 +100,7 @@ def test_a_finalist_goes_on_to_the_image_it_would_have_been(pipeline, whole, tmp
     pruned = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(rounds=((3, 4),)), **SMALL)
     assert kept_rows(pruned).seed.tolist() == kept_rows(whole).seed.tolist()
     torch.testing.assert_close(pruned.latents, whole.latents, rtol=1e-4, atol=1e-4)
+    assert pruned.candidates.draft_score.isna().all(), "no draft could be dropped, so none was drawn"
     for column in ("score", "standard_error"):
         np.testing.assert_allclose(pruned.candidates[column], whole.candidates[column], rtol=1e-3, atol=1e-2)
 
@@ -133,13 +134,43 @@ def test_drafts_part_from_the_grid_where_they_should():
     assert [part.tolist() for part in shortest] == [[0, 1], [1, 2, 3], [1, 2, 3]]
 
 
-def test_a_path_score_can_choose_among_finalists(pipeline, tmp_path):
-    arguments = SMALL | {"method": "path", "prune": Pruning(rounds=((2, 2),))}
-    pruned = select(pipeline, TEXTS[:1], output=tmp_path, **arguments).candidates
-    whole = select(pipeline, TEXTS[:1], output=tmp_path / "whole", **SMALL | {"method": "path"}).candidates
-    finalists = pruned.draft_score.nlargest(2).index
-    assert pruned.score.notna().tolist() == pruned.index.isin(finalists).tolist()
-    assert pruned["rank"].idxmin() == whole.score[finalists].idxmax()
+def test_a_draft_is_the_image_of_the_first_steps_and_the_long_ones(pipeline, tmp_path):
+    pruning, arguments = Pruning(seen=0.5, rounds=((1, 4),)), SMALL | {"steps": 6}
+    pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=pruning, **arguments)
+    field, label = PipelineField(pipeline, TEXTS[:1]), torch.zeros(3, dtype=torch.long)
+    before, _, long = pruning.split(field.times(6))
+    drafts = sample(field, field.noise([5, 6, 7]), label, times=torch.cat([before[:-1], long]), guidance=2.0)
+    expected = re_noising_scores(field, drafts, label, pruning.method, seed=6).values
+    np.testing.assert_allclose(pruned.candidates.draft_score, expected, rtol=1e-3, atol=1e-2)
+    last = int(expected.argmax())
+    whole = select(pipeline, TEXTS[:1], output=tmp_path / "whole", **arguments | {"keep": 3})
+    assert kept_rows(pruned).seed.item() == SMALL["seed"] + last
+    place = kept_rows(whole).seed.tolist().index(SMALL["seed"] + last)
+    torch.testing.assert_close(pruned.latents[0], whole.latents[place], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(pruned.candidates.score[last], whole.candidates.score[last], rtol=1e-3, atol=1e-2)
+
+
+def test_as_many_are_kept_as_asked_whatever_the_rounds(pipeline, tmp_path):
+    pruned = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(rounds=((1, 2),)), **SMALL | {"keep": 2}).candidates
+    for _, part in pruned.groupby("prompt_id"):
+        finalists = part.draft_score.nlargest(2).index
+        assert part["rank"].notna().tolist() == part.index.isin(finalists).tolist()
+        assert part["rank"].idxmin() == part.score.idxmax()
+
+
+@pytest.mark.parametrize("method", [METHODS["conditional_loss"], replace(METHODS["re_noising"], noises=1)])
+def test_any_method_can_be_pruned(pipeline, tmp_path, method):
+    pruning = Pruning(rounds=((2, 2), (1, 2)))
+    found = select(pipeline, TEXTS[:1], output=tmp_path, prune=pruning, **SMALL | {"method": method}).candidates
+    assert found.evaluations.sum() == pruning.evaluations(method, 3, 3, guidance=2.0)
+    assert found.score.notna().sum() == 2 and found.fate.tolist().count("kept") == 1
+
+
+def test_pruning_against_other_prompts(pipeline, tmp_path):
+    texts, arguments = [*TEXTS, "a green square"], SMALL | {"method": "against_prompts"}
+    whole = select(pipeline, texts, output=tmp_path / "whole", **arguments)
+    pruned = select(pipeline, texts, output=tmp_path, prune=Pruning(rounds=((3, 4),)), **arguments)
+    np.testing.assert_allclose(pruned.candidates.score, whole.candidates.score, rtol=1e-3, atol=1e-2)
 
 
 def test_the_folder_is_what_its_readers_expect(whole):
@@ -228,6 +259,7 @@ def test_other_weights_have_another_fingerprint(pipeline):
         ({"steps": 2}, "at least 3 steps"),
         ({"prune": 5}, "give True, False"),
         ({"method": "against_prompts"}, "have no 2 others"),
+        ({"method": "path", "prune": True}, "scores whole paths"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):
@@ -249,6 +281,9 @@ def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, chang
         ({"rounds": ((4, 0),)}, "come in pairs"),
         ({"rounds": ((4, 3),)}, "come in pairs"),
         ({"rounds": ((4, 1), (2, 2))}, "half a pair"),
+        ({"rounds": ((4, 2), (2, 1))}, "half a pair"),
+        ({"rounds": ((4.0, 2),)}, "whole numbers"),
+        ({"shortcut": 1.5}, "whole numbers"),
         ({"method": "path"}, "take a `Method`"),
         ({"method": METHODS["against_prompts"]}, "asks for no other prompts"),
     ],

@@ -1,5 +1,5 @@
 """Images from a field: Euler's rule from x_0 ~ N(0, I) at t = 0 to t = 1, along the guided velocity, as diffusers' own
-calls do.
+calls do; or any part of that way.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def sample(
 ) -> Tensor:
     """Latents (n, C, h, w) at the last of `times`.
 
-    noise: x_0 (n, C, h, w); labels: (n,) prompts; times: increasing grid (S + 1,), as `PipelineField.times` gives it;
+    noise: x_t (n, C, h, w) at the first of `times`, which is x_0 at 0; labels: (n,) prompts; times: increasing grid
+    (S + 1,), as `PipelineField.times` gives it, or a part of that;
     guidance: 1 for none, at n evaluations a step in place of 2 n; batch: most images at once, None for all. Raises
     ValueError for labels that are None, which is no prompt, and for a grid that does not rise.
     """

@@ -62,8 +62,6 @@ def re_noising_scores(
     others: (n, k) labels of the prompts held against, for a method that asks for them. batch: samples at once; it
     changes nothing but the time. Raises ValueError where such prompts are asked for and not given, or the reverse.
     """
-    if (method.against == "prompts") != (others is not None):
-        raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
     before = field.evaluations
     found = method_draws(field, x, labels, method, noises=range(method.noises), seed=seed, others=others, batch=batch)
     return weighted(found, method.times_and_weights()[1], field.evaluations - before)
@@ -82,6 +80,8 @@ def method_draws(
 ) -> Tensor:
     """f (n, levels, noises) of a method, for those of its noises that `noises` counts, which begins with a pair; the
     rest as in `re_noising_scores`, which averages it."""
+    if (method.against == "prompts") != (others is not None):
+        raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
     held_against = None if method.against == "nothing" else others if others is not None else NULL
     times, form = method.times_and_weights()[0], method.form
     found = re_noising_draws(

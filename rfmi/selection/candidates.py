@@ -33,9 +33,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All candidates of one prompt: by name of a column (M,) their scores, NaN where they were dropped before those
-    were computed, and the network evaluations spent on each; their fates; and those kept, best first, as numbers (k,)
-    and latents (k, C, h, w).
+    """All candidates of one prompt: by name of a column (M,) their scores, NaN where those were not computed, and the
+    network evaluations spent on each; their fates; and those kept, best first, as numbers (k,) and latents
+    (k, C, h, w).
     """
 
     columns: dict[str, Tensor]
@@ -57,37 +57,38 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         if isinstance(recipe.method, Method):
             draws = prompt.draws(rows, latents, recipe.method, range(recipe.method.noises), recipe.seed)
             prompt.score(rows, draws, recipe.method)
+        else:
+            prompt.columns["score"] = prompt.columns[recipe.method].clone()
+            _check_numbers(prompt.columns["score"], label)
     else:
-        rows, latents = _finalists(prompt, recipe.pruning)
-    if isinstance(recipe.method, str):
-        prompt.columns["score"] = prompt.columns[recipe.method].clone()
-        _check_numbers(prompt.columns["score"][rows], label)
+        rows, latents = _finalists(prompt, recipe.pruning, recipe.method)
     best = _best(prompt.columns["score"][rows], recipe.keep)
     kept, scored = rows[best].tolist(), prompt.columns["score"].isfinite().tolist()
     fates = [KEPT if i in kept else SCORED if scored[i] else DROPPED for i in range(recipe.candidates)]
     return Candidates(prompt.columns, fates, kept, latents[best].cpu())
 
 
-def _finalists(prompt: _Prompt, pruning: Pruning) -> tuple[Tensor, Tensor]:
-    """The candidates that came to the last round, as rows and latents, scored."""
+def _finalists(prompt: _Prompt, pruning: Pruning, method: Method) -> tuple[Tensor, Tensor]:
+    """The candidates of the last round, as rows and latents, scored."""
     recipe, columns = prompt.recipe, prompt.columns
-    before, after, long = pruning.split(prompt.flow.times(recipe.steps))
-    rows = torch.arange(recipe.candidates)
-    on_the_way = prompt.drawn(rows, prompt.noise, before)
-    drafts = prompt.drawn(rows, on_the_way, long)
-    draws = prompt.draws(rows, drafts, pruning.method, range(pruning.method.noises), recipe.seed + 1)
-    columns["draft_score"][rows] = _scores(draws, pruning.method, prompt.label).values
-    rows = _best(columns["draft_score"], max(recipe.keep, pruning.rounds[0][0])).sort().values
-    if isinstance(recipe.method, str):
-        return rows, prompt.drawn_along_path(rows)
-    latents = prompt.drawn(rows, on_the_way[rows], after)
-    draws = torch.empty(len(rows), len(recipe.method.sigmas) or recipe.method.nodes, 0, dtype=torch.float64)
-    for finalists, noises in pruning.noises(recipe.method):
-        if noises.start:
+    rows, times = torch.arange(recipe.candidates), prompt.flow.times(recipe.steps)
+    if pruning.drops_drafts(recipe.candidates, recipe.keep):
+        before, after, long = pruning.split(times)
+        on_the_way = prompt.drawn(rows, prompt.noise, before)
+        drafts = prompt.drawn(rows, on_the_way, long)
+        draws = prompt.draws(rows, drafts, pruning.method, range(pruning.method.noises), recipe.seed + 1)
+        columns["draft_score"] = _scores(draws, pruning.method, prompt.label).values
+        rows = _best(columns["draft_score"], max(recipe.keep, pruning.rounds[0][0])).sort().values
+        latents = prompt.drawn(rows, on_the_way[rows], after)
+    else:
+        latents = prompt.drawn(rows, prompt.noise, times)
+    draws = []
+    for finalists, noises in pruning.noises(method):
+        if draws:
             best = _best(columns["score"][rows], max(recipe.keep, finalists)).sort().values
-            rows, latents, draws = rows[best], latents[best], draws[best]
-        draws = torch.cat([draws, prompt.draws(rows, latents, recipe.method, noises, recipe.seed).cpu()], 2)
-        prompt.score(rows, draws, recipe.method)
+            rows, latents, draws = rows[best], latents[best], [part[best] for part in draws]
+        draws.append(prompt.draws(rows, latents, method, noises, recipe.seed))
+        prompt.score(rows, torch.cat(draws, 2), method)
     return rows, latents
 
 

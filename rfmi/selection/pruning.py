@@ -9,9 +9,9 @@ round's best is chosen by all of its own. In place of the M (2 S + C) network ev
     M (g (K + J) + c) + F_1 g (S - K) + sum over rounds F_r N_r C_1
 
 with C evaluations of the full score, C_1 of one of its noises, c of the draft's score, J long steps, and g = 2, or 1
-without guidance: the null branch is then asked for by scores along the path alone, of which full selection has a table
-and pruned selection none, unless one of them chooses. Drafts are scored with other noises than finalists: what luck
-lifted a draft does not lift its image again.
+without guidance: a step then asks for the null branch only where it is scored, as full selection does and pruned
+selection does not. Where no draft could be dropped none is drawn. Drafts are scored with other noises than finalists:
+what luck lifted a draft does not lift its image again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Pruning:
     scored by `method`; `rounds` are pairs (finalists, noises more), finalists falling from round to round. A score of
     fewer noises stops when it has them all. The defaults were fixed on 96 training prompts of the small world without
     guidance, 16 candidates each. Raises ValueError for a part outside 0 to 1, no long step, rounds that do not narrow
-    or have no pairs of noises, and a draft's score along the path or against other prompts.
+    or are not of pairs of noises (a single round may be of one noise), and a draft's score along the path or against
+    other prompts.
     """
 
     seen: float = 0.7
@@ -40,6 +41,9 @@ class Pruning:
     rounds: tuple[tuple[int, int], ...] = ((8, 2), (4, 4), (2, 8))
 
     def __post_init__(self) -> None:
+        counts = [self.shortcut, *(number for each in self.rounds for number in each)]
+        if not all(isinstance(number, int) for number in counts):
+            raise ValueError(f"long steps and rounds are counted by {counts}; give whole numbers")
         if not 0 < self.seen < 1 or self.shortcut < 1:
             raise ValueError(
                 f"drafts are of {self.shortcut} long steps after the part {self.seen} of the steps; take 1 or more, "
@@ -52,8 +56,12 @@ class Pruning:
             raise ValueError(f"rounds have {finalists} finalists; take at least one round, and fewer in every next one")
         for _, noises in self.rounds:
             check_noises(noises)
-        if any(noises == 1 for _, noises in self.rounds[:-1]):
-            raise ValueError("a round of one noise leaves half a pair; take an even number before the last round")
+            if noises == 1 and len(self.rounds) > 1:
+                raise ValueError("a round of one noise has half a pair; take an even number in every one of more rounds")
+
+    def drops_drafts(self, candidates: int, keep: int) -> bool:
+        """Whether there are more candidates than finalists."""
+        return candidates > max(keep, self.rounds[0][0])
 
     def split(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The grid (S + 1,) in two, with the step K in both, and the long steps from there to a draft."""
@@ -71,10 +79,13 @@ class Pruning:
         return [(finalists, range(start, end)) for (finalists, _), start, end in found if end > start]
 
     def evaluations(self, method: Method, candidates: int, steps: int, guidance: float) -> float:
-        """Network evaluations of a choice among `candidates`, one kept: the formula at the top."""
+        """Network evaluations of a choice among `candidates`, one kept: the formula at the top. Against other prompts
+        one is counted for each candidate."""
         branches = 1 if guidance == 1 else 2
         before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
         rounds = [(min(candidates, finalists), len(noises)) for finalists, noises in self.noises(method)]
-        drafts = candidates * (branches * (before + long) + self.method.evaluations)
         scored = sum(finalists * noises for finalists, noises in rounds) * method.evaluations / method.noises
+        if not self.drops_drafts(candidates, 1):
+            return candidates * branches * steps + scored
+        drafts = candidates * (branches * (before + long) + self.method.evaluations)
         return drafts + rounds[0][0] * branches * after + scored

@@ -52,10 +52,11 @@ def select(
     """Draw `candidates` images of every prompt, score them, and keep the best `keep` in the folder `output`.
 
     method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True,
-    or a `Pruning`, to finish only the candidates that score best on the way; candidate i of every prompt is
+    or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the noises of the
+    last round that each was in: order them by `rank`. Candidate i of every prompt is
     `pipeline(prompt, generator=torch.Generator().manual_seed(seed + i))`. Raises ValueError, before anything is drawn,
-    for prompts that are repeated, numbers that do not fit, an unknown method, and a folder that holds another
-    selection; FloatingPointError for a score that is no number; OSError for a full disk.
+    for prompts that are repeated, numbers that do not fit, an unknown method, one along the path with pruning, and a
+    folder that holds another selection; FloatingPointError for a score that is no number; OSError for a full disk.
     """
     recipe = Recipe(
         candidates=candidates,
@@ -107,3 +108,7 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
         )
     if recipe.steps < 3:
         raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
+    if recipe.pruning is not None and isinstance(recipe.method, str):
+        raise ValueError(
+            f"{recipe.method!r} scores whole paths, so that nothing can be left out; do not prune, or take a `Method`"
+        )

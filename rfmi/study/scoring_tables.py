@@ -8,6 +8,7 @@ defined only where a prompt has candidates of both kinds, so it is averaged over
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,8 @@ def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[s
     prompts, paired; and how often both choose the same.
     """
     both = full.merge(pruned, on=["category", "prompt"], suffixes=("", "_pruned"), validate="one_to_one")
+    if not len(both) == len(full) == len(pruned):
+        raise ValueError(f"full and pruned selection share {len(both)} of {len(full)} and {len(pruned)} prompts")
     scores = [np.asarray(each) for each in both.scores]
     best, taken = (
         np.array([each[i] for each, i in zip(scores, both[name], strict=True)]) for name in ("chosen", "chosen_pruned")
@@ -123,15 +126,19 @@ def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[s
     return row | {"same_choice": (both.chosen == both.chosen_pruned).mean(), "prompts": len(both)}
 
 
-def other_savings(method: Method, pruning: Pruning, candidates: int, steps: int) -> tuple[float, float]:
-    """Network evaluations of full selection over those of pruned selection with guidance; and without, where the full
-    selection too leaves out the scores along its paths, and with them the null branch while it draws."""
+def other_savings(method: Method, pruning: Pruning, candidates: int, steps: int) -> dict[str, float]:
+    """Network evaluations of full selection over those of others: of pruned selection `guided`; of pruned selection
+    where the full one too leaves out the scores along its paths, and with them the null branch while it draws
+    (`without_paths`); and that of rounds of noise alone, all candidates finished (`rounds_alone`)."""
     guided = candidates * (2 * steps + method.evaluations)
     without_paths = candidates * (steps + method.evaluations)
-    return (
-        guided / pruning.evaluations(method, candidates, steps, guidance=2.0),
-        without_paths / pruning.evaluations(method, candidates, steps, guidance=1.0),
-    )
+    (_, first), *later = pruning.rounds
+    alone = replace(pruning, rounds=((candidates, first), *later))
+    return {
+        "guided": guided / pruning.evaluations(method, candidates, steps, guidance=2.0),
+        "without_paths": without_paths / pruning.evaluations(method, candidates, steps, guidance=1.0),
+        "rounds_alone": without_paths / alone.evaluations(method, candidates, steps, guidance=1.0),
+    }
 
 
 def results(ranking: pd.DataFrame, best: str, pruned: dict, overhead: dict, settings: dict[str, Any]) -> dict[str, Any]:
