@@ -46,3 +46,9 @@ def test_savings_are_those_of_the_formula():
         "without_paths": 16 * (28 + 160) / (16 * 22 + drafts + 4 * 8 + scores),
         "rounds_alone": 16 * (28 + 160) / (16 * 28 + (16 * 2 + 2 * 4) * 2 * 5),
     }
+
+
+def test_rounds_alone_are_all_where_no_draft_is_dropped():
+    method, pruning = METHODS["information_and_likelihood"], Pruning(rounds=((4, 2), (2, 4)))
+    found = other_savings(method, pruning, 3, 28)
+    assert found["rounds_alone"] == found["without_paths"] == 3 * (28 + 160) / (3 * 28 + (3 * 2 + 2 * 4) * 2 * 5)

@@ -81,11 +81,16 @@ class Pruning:
     def evaluations(self, method: Method, candidates: int, steps: int, guidance: float) -> float:
         """Network evaluations of a choice among `candidates`, one kept: the formula at the top. Against other prompts
         one is counted for each candidate."""
-        branches = 1 if guidance == 1 else 2
-        before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
-        rounds = [(min(candidates, finalists), len(noises)) for finalists, noises in self.noises(method)]
-        scored = sum(finalists * noises for finalists, noises in rounds) * method.evaluations / method.noises
+        branches, finalists = 1 if guidance == 1 else 2, self.rounds[0][0]
+        scored = self.evaluations_of_rounds(method, candidates)
         if not self.drops_drafts(candidates, 1):
             return candidates * branches * steps + scored
+        before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
         drafts = candidates * (branches * (before + long) + self.method.evaluations)
-        return drafts + rounds[0][0] * branches * after + scored
+        return drafts + finalists * branches * after + scored
+
+    def evaluations_of_rounds(self, method: Method, candidates: int, first: int | None = None) -> float:
+        """Those of the rounds alone; first: how many are in the first round, None for its own number."""
+        (finalists, noises), *later = self.noises(method)
+        counts = [(first or finalists, noises), *later]
+        return sum(min(candidates, n) * len(each) for n, each in counts) * method.evaluations / method.noises

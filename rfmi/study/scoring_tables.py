@@ -8,7 +8,6 @@ defined only where a prompt has candidates of both kinds, so it is averaged over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,12 +131,11 @@ def other_savings(method: Method, pruning: Pruning, candidates: int, steps: int)
     (`without_paths`); and that of rounds of noise alone, all candidates finished (`rounds_alone`)."""
     guided = candidates * (2 * steps + method.evaluations)
     without_paths = candidates * (steps + method.evaluations)
-    (_, first), *later = pruning.rounds
-    alone = replace(pruning, rounds=((candidates, first), *later))
+    rounds_alone = candidates * steps + pruning.evaluations_of_rounds(method, candidates, first=candidates)
     return {
         "guided": guided / pruning.evaluations(method, candidates, steps, guidance=2.0),
         "without_paths": without_paths / pruning.evaluations(method, candidates, steps, guidance=1.0),
-        "rounds_alone": without_paths / alone.evaluations(method, candidates, steps, guidance=1.0),
+        "rounds_alone": without_paths / rounds_alone,
     }
 
 
