@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import rfmi
-from rfmi.evaluation import Evaluation, compare, mean_of_categories, prompt_means
+from rfmi.evaluation import Evaluation, by_image, compare, mean_of_categories
 from rfmi.finetuning import FinetuningSettings, finetune
 from rfmi.pipelines import Conditioning, PipelineField, sample
 from rfmi.selection import Selection, best, join, worst
@@ -141,11 +141,12 @@ def evaluation(values):
     return Evaluation(pd.DataFrame(rows), None)
 
 
-def test_seeds_of_training_are_averaged_prompt_by_prompt():
+def test_seeds_of_training_are_averaged_image_by_image():
     base = evaluation({"color": [[0, 0], [1, 1]], "shape": [[0, 1]]})
     one = evaluation({"color": [[1, 1], [1, 1]], "shape": [[1, 1]]})
     two = evaluation({"color": [[0, 0], [1, 1]], "shape": [[0, 1]]})
-    assert prompt_means([one, two]).tolist() == [0.5, 1.0, 0.75]
+    assert by_image([one, two]).to_numpy().tolist() == [[0.5, 0.5], [1.0, 1.0], [0.5, 1.0]]
+    assert by_image(one).columns.tolist() == [42, 43]
     found = compare(base, [one, two])
     assert found.value.to_dict() == pytest.approx({"color": 0.25, "shape": 0.25, "mean": 0.25})
     with pytest.raises(ValueError, match="other prompts or seeds"):
@@ -161,6 +162,23 @@ def test_the_interval_of_a_mean_is_that_of_the_central_limit():
     half = 1.96 * np.sqrt((1 + 4) / 400) / 2
     assert found.high - found.low == pytest.approx(2 * half, rel=0.12)
     assert found.value == pytest.approx(np.mean([part.mean() for part in values.values()]))
+
+
+def test_noises_that_all_prompts_share_widen_the_interval():
+    random = np.random.default_rng(2)
+    prompts, noises = random.normal(0, 1, (2, 60, 1)), random.normal(0, 1, (1, 1, 40))
+    found = mean_of_categories(by_image(evaluation(dict(zip(("color", "shape"), prompts + noises, strict=True)))), 0)
+    half = 1.96 * np.sqrt(prompts.var(1).mean() / 60 / 2 + noises.var() / 40)
+    assert found.high["mean"] - found.low["mean"] == pytest.approx(2 * half, rel=0.1)
+    assert found.high["color"] - found.low["color"] > 3.92 * np.sqrt(noises.var() / 40)
+
+
+def test_gains_are_told_noise_by_noise():
+    base = [evaluation({"color": [[0, 1], [1, 0]], "shape": [[0, 0]]})]
+    ours = [evaluation({"color": [[1, 1], [1, 1]], "shape": [[0, 1]]})] * 2
+    found = tables.by_noise({"base": base, "ours": ours}, "ours")
+    assert found.index.tolist() == [42, 43] and found.base.tolist() == [0.25, 0.25]
+    assert found.ours.tolist() == [0.5, 1.0] and found.gain.tolist() == [0.25, 0.75]
 
 
 def test_the_share_of_the_ceiling_is_the_ratio_of_gains():

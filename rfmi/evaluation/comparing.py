@@ -1,4 +1,10 @@
-"""One pipeline against another on the same prompts and seeds: paired by prompt."""
+"""One pipeline against another on the same prompts and seeds: paired image by image.
+
+All prompts are drawn from the same few noises, one a seed, and some noises follow prompts better than others, whatever
+the prompt. So prompts and noises are both samples, crossed: intervals resample prompts within each category and, alike
+for all of them, noises (the pigeonhole bootstrap, Owen 2007, arXiv 0710.1463). Numbers that have no noise of their own
+are one column, and prompts alone are resampled.
+"""
 
 from __future__ import annotations
 
@@ -23,49 +29,69 @@ def compare(
 ) -> pd.DataFrame:
     """other - base of a column, by category and in the mean of the categories: value, low, high, n (prompts).
 
-    Several evaluations, as of one method trained from several seeds, are averaged prompt by prompt. 95% bootstrap
-    intervals that resample prompts within each category, each prompt with both of its values. Raises ValueError where
-    they were not all evaluated on the same prompts and seeds.
+    Several evaluations, as of one method trained from several seeds, are averaged image by image. 95% bootstrap
+    intervals that resample prompts and noises, each image with both of its values. Raises ValueError where they were
+    not all evaluated on the same prompts and seeds.
     """
     evaluations = [*_listed(base), *_listed(other)]
     keys = ["category", "prompt", "seed"]
     if any(not evaluations[0].images[keys].equals(each.images[keys]) for each in evaluations):
         raise ValueError("the evaluations have other prompts or seeds; evaluate all on the same ones")
-    return mean_of_categories(prompt_means(other, column) - prompt_means(base, column), seed, resamples)
+    return mean_of_categories(by_image(other, column) - by_image(base, column), seed, resamples)
 
 
-def prompt_means(evaluations: Evaluation | Sequence[Evaluation], column: str = "aligned") -> pd.Series:
-    """The mean of a column by category and prompt, over the images of each prompt and over the evaluations."""
-    return pd.concat([each.by_prompt(column) for each in _listed(evaluations)], axis=1).mean(axis=1)
+def by_image(evaluations: Evaluation | Sequence[Evaluation], column: str = "aligned") -> pd.DataFrame:
+    """A column by category and prompt, one column a seed of images, in the mean over the evaluations."""
+    keys = ["category", "prompt", "seed"]
+    tables = [each.images.set_index(keys)[column].unstack("seed", sort=False) for each in _listed(evaluations)]
+    return sum(tables) / len(tables)
 
 
-def mean_of_categories(by_prompt: pd.Series, seed: int, resamples: int = RESAMPLES) -> pd.DataFrame:
+def mean_of_categories(values: pd.Series | pd.DataFrame, seed: int, resamples: int = RESAMPLES) -> pd.DataFrame:
     """value, low, high and n (prompts) by category and in the mean of the categories, of numbers by category and
-    prompt; 95% bootstrap intervals that resample prompts within each category."""
-    random, rows, means = np.random.default_rng(seed), {}, []
-    for category, part in by_prompt.groupby("category", sort=False):
-        values = part.to_numpy()
-        resampled = values[random.integers(len(values), size=(resamples, len(values)))].mean(1)
-        rows[category] = _row(values.mean(), resampled, len(values))
+    prompt, or of columns of them, one a noise; 95% bootstrap intervals."""
+    rows, means, noises = {}, [], _Noises(values, seed, resamples)
+    random = np.random.default_rng(seed)
+    for category, part in values.groupby("category", sort=False):
+        value, resampled = noises.means(part, random.integers(len(part), size=(resamples, len(part))))
+        rows[category] = _row(value, resampled, len(part))
         means.append(resampled)
     value = np.mean([row["value"] for row in rows.values()])
-    return pd.DataFrame(rows | {MEAN: _row(value, np.mean(means, 0), len(by_prompt))}).T.astype({"n": int})
+    return pd.DataFrame(rows | {MEAN: _row(value, np.mean(means, 0), len(values))}).T.astype({"n": int})
 
 
 def share_of_the_way(
-    start: pd.Series, reached: pd.Series, goal: pd.Series, seed: int, resamples: int = RESAMPLES
+    start: pd.Series | pd.DataFrame,
+    reached: pd.Series | pd.DataFrame,
+    goal: pd.Series | pd.DataFrame,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> dict[str, float]:
-    """(reached - start) / (goal - start) in the mean of the categories: value, low, high, of numbers by category and
-    prompt; the interval is that of `mean_of_categories`. NaN where goal and start do not differ."""
-    random, sums = np.random.default_rng(seed), np.zeros((2, resamples + 1))
-    for _, part in pd.DataFrame({"way": reached - start, "whole": goal - start}).groupby("category", sort=False):
-        n = len(part)
-        rows = np.vstack([np.arange(n), random.integers(n, size=(resamples, n))])
-        sums += np.stack([part[column].to_numpy()[rows].mean(1) for column in ("way", "whole")])
+    """(reached - start) / (goal - start) in the mean of the categories: value, low, high, of numbers as
+    `mean_of_categories` takes them; the interval is the same. NaN where goal and start do not differ."""
+    random, noises, sums = np.random.default_rng(seed), _Noises(start, seed, resamples), np.zeros((2, resamples + 1))
+    for _, part in start.groupby("category", sort=False):
+        rows = random.integers(len(part), size=(resamples, len(part)))
+        for total, to in zip(sums, (reached, goal), strict=True):
+            value, resampled = noises.means(to.loc[part.index] - part, rows)
+            total += [value, *resampled]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = sums[0] / sums[1]
     low, high = np.quantile(share[1:], [0.025, 0.975])
     return {"value": share[0], "low": low, "high": high}
+
+
+class _Noises:
+    """Which noises each resampling draws, the same for all categories."""
+
+    def __init__(self, values: pd.Series | pd.DataFrame, seed: int, resamples: int) -> None:
+        n = values.shape[1] if values.ndim == 2 else 1
+        self.drawn = np.random.default_rng([seed, 1]).integers(n, size=(resamples, n))
+
+    def means(self, part: pd.Series | pd.DataFrame, rows: np.ndarray) -> tuple[float, np.ndarray]:
+        """The mean of all numbers, and that of every resampling, its prompts given as `rows`."""
+        numbers = part.to_numpy(float).reshape(len(part), -1)
+        return numbers.mean(), np.take_along_axis(numbers[rows].mean(1), self.drawn, 1).mean(1)
 
 
 def _listed(evaluations: Evaluation | Sequence[Evaluation]) -> list[Evaluation]:

@@ -1,7 +1,7 @@
 """The tables of the notebooks on fine-tuning and evaluation.
 
-Prompts are the independent units: intervals are 95% bootstrap intervals that resample prompts within each category, a
-prompt's value being the mean over its images and over the seeds of training.
+Intervals are 95% bootstrap intervals that resample prompts within each category, and of images the noises that they
+start from (`rfmi.evaluation.comparing`); the value of an image is the mean over the seeds of training.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rfmi.evaluation import MEAN, Evaluation, compare, mean_of_categories, prompt_means, share_of_the_way
+from rfmi.evaluation import MEAN, Evaluation, by_image, compare, mean_of_categories, share_of_the_way
 from rfmi.quality import diversity, interval_of, quality_draws
 from rfmi.scenes import parse
 from rfmi.selection import Selection
@@ -45,7 +45,7 @@ def chosen_alignment(
 
 def alignment_by_method(evaluations: Mapping[str, Sequence[Evaluation]], seed: int) -> pd.DataFrame:
     """Alignment of a method's images by category: columns category, series, value, low, high, n."""
-    parts = [_as_series(mean_of_categories(prompt_means(each), seed), name) for name, each in evaluations.items()]
+    parts = [_as_series(mean_of_categories(by_image(each), seed), name) for name, each in evaluations.items()]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -68,9 +68,16 @@ def gains(evaluations: Mapping[str, Sequence[Evaluation]], seed: int, against: s
     return pd.DataFrame(rows).T
 
 
+def by_noise(evaluations: Mapping[str, Sequence[Evaluation]], name: str) -> pd.DataFrame:
+    """Alignment by the seed of an image's noise, in the mean of the categories: the base model's, another's, and the
+    gain."""
+    found = {each: by_image(evaluations[each]).groupby("category").mean().mean() for each in (BASE, name)}
+    return pd.DataFrame(found).assign(gain=found[name] - found[BASE])
+
+
 def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> dict[str, float]:
     """The gain of a method over that of training on the judge's choices: value, low, high."""
-    return share_of_the_way(*(prompt_means(evaluations[each]) for each in (BASE, name, CEILING)), seed)
+    return share_of_the_way(*(by_image(evaluations[each]) for each in (BASE, name, CEILING)), seed)
 
 
 def quality_table(
