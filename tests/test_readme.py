@@ -159,6 +159,8 @@ def test_what_fine_tuning_gains():
     low, high = found["share_of_ceiling_interval"]
     assert f"{points(found['gain_over_random'])} points more than on random numbers" in text
     assert f"{found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of what the judge's numbers gain" in text
+    by_noise = [100 * row["gain"] for row in found["by_noise"].values()]
+    assert f"from noise to noise the gain goes from {min(by_noise):+.1f} to {max(by_noise):+.1f} points" in text
     assert f"{settings['candidates']} images of each of {settings['training_prompts']} training prompts" in text
     assert f"{drawn['n_prompts']} validation prompts a category, {drawn['images_per_prompt']} images each" in text
     assert f"{settings['training']['steps']} steps" in text and f"training seeds {settings['seeds']}" in text
