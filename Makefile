@@ -1,5 +1,5 @@
 # make reproduce            the whole study, sized for an hour, from nothing, into reports-cpu/ (PROFILE=smoke or gpu: reports-smoke/, reports-gpu/)
-# make reproduce PROFILE=full    the committed report, more prompts and seeds in some two and a half hours, into reports/
+# make reproduce PROFILE=full    the committed report, more prompts and seeds in about three hours, into reports/
 # make test                 the tests, and every committed notebook executed again and compared
 # make notebooks            the committed notebooks' own outputs, computed anew with an empty cache
 # make lock                 requirements.lock, anew from pyproject.toml
