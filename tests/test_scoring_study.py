@@ -40,7 +40,7 @@ def test_other_prompts_are_not_compared():
 
 def test_savings_are_those_of_the_formula():
     method, pruning = METHODS["information_and_likelihood"], Pruning(rounds=((4, 2), (2, 4)))
-    drafts, scores = 16 * 6, (4 * 2 + 2 * 4) * 2 * 5
+    drafts, scores = 16 * pruning.method.evaluations, (4 * 2 + 2 * 4) * 2 * 5
     assert other_savings(method, pruning, 16, 28) == {
         "guided": 16 * (56 + 160) / (16 * 44 + drafts + 4 * 16 + scores),
         "without_paths": 16 * (28 + 160) / (16 * 22 + drafts + 4 * 8 + scores),

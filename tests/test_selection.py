@@ -79,7 +79,7 @@ def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_pat
     assert set(whole.candidates.evaluations) == {2 * 3 + 48}
     pruning = Pruning(rounds=((1, 2),))
     pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=pruning, **SMALL).candidates
-    draft = 2 * (2 + 1) + 6
+    draft = 2 * (2 + 1) + pruning.method.evaluations
     assert sorted(pruned.evaluations) == [draft, draft, draft + 2 * 1 + 24]
     assert pruned.evaluations.sum() == pruning.evaluations(METHODS[SMALL["method"]], 3, 3, guidance=2.0)
     dropped = pruned[pruned.fate == "dropped as a draft"]
@@ -88,10 +88,10 @@ def test_evaluations_are_counted_candidate_by_candidate(pipeline, whole, tmp_pat
     assert pruned.path.isna().all()
 
 
-def test_without_guidance_only_finalists_scores_ask_the_null_branch(pipeline, tmp_path):
+def test_without_guidance_drawing_leaves_out_the_null_branch(pipeline, tmp_path):
     pruning = Pruning(rounds=((2, 2), (1, 2)))
     pruned = select(pipeline, TEXTS[:1], output=tmp_path, prune=pruning, **SMALL | {"guidance": 1.0}).candidates
-    draft = 2 + 1 + 6
+    draft = 2 + 1 + pruning.method.evaluations
     assert sorted(pruned.evaluations) == [draft, draft + 1 + 24, draft + 1 + 24 + 24]
     assert pruned.evaluations.sum() == pruning.evaluations(METHODS[SMALL["method"]], 3, 3, guidance=1.0)
 
