@@ -1,10 +1,10 @@
 """Which candidates of a prompt are worth finishing: drafts on the way, then rounds of noise for fewer and fewer.
 
 Late steps of the sampling ODE decide texture; what the image shows is decided before. All M candidates are drawn
-through the first K of S steps, and from there a *draft* of each is reached by a few long steps and cheaply scored.
-Only the best F_1 go on from where they are, through the steps that are left. They are scored by successive halving: in
-round r the best F_r so far get N_r noises more, and the last round's best is chosen by all of its own. In place of the
-M (2 S + C) network evaluations of full selection,
+through the first K of S steps, and from there a *draft* of each is reached by a few long steps and cheaply scored, by
+its conditional loss, which needs no null branch. Only the best F_1 go on from where they are, through the steps that
+are left. They are scored by successive halving: in round r the best F_r so far get N_r noises more, and the last
+round's best is chosen by all of its own. In place of the M (2 S + C) network evaluations of full selection,
 
     M (g (K + J) + c) + F_1 g (S - K) + sum over rounds F_r N_r C_1
 
@@ -37,8 +37,8 @@ class Pruning:
 
     seen: float = 0.7
     shortcut: int = 2
-    method: Method = Method("information_and_likelihood", (0.3, 0.4), noises=2, weights="exact")
-    rounds: tuple[tuple[int, int], ...] = ((8, 2), (6, 4), (3, 6))
+    method: Method = Method("conditional_loss", (0.3, 0.4, 0.5), noises=2, against="nothing", weights="exact")
+    rounds: tuple[tuple[int, int], ...] = ((8, 2), (4, 4), (2, 8))
 
     def __post_init__(self) -> None:
         counts = [self.shortcut, *(number for each in self.rounds for number in each)]
