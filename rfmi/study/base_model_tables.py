@@ -56,7 +56,7 @@ def as_series(values: dict[str, np.ndarray]) -> pd.Series:
 
 
 def share_table(pairs: pd.DataFrame, column: str, seed: int) -> pd.DataFrame:
-    """The share of rows in which `column` holds, by category and in the mean of the categories."""
+    """The mean of a column over rows, or the share in which it holds, by category and in the mean of the categories."""
     parts = pairs.groupby("category", sort=False)[column]
     return mean_with_interval({name: part.to_numpy(float) for name, part in parts}, seed)
 

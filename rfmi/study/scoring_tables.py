@@ -19,7 +19,7 @@ from rfmi.evaluation import MEAN, share_of_the_way
 from rfmi.ranking import Mean, bootstrap_mean
 from rfmi.scoring import Method
 from rfmi.selection import Pruning
-from rfmi.study.base_model_tables import as_series, mean_with_interval
+from rfmi.study.base_model_tables import as_series, mean_with_interval, share_table
 
 RANDOM, JUDGE = "random", "judge"
 
@@ -119,8 +119,7 @@ def pruning_table(full: pd.DataFrame, pruned: pd.DataFrame, seed: int) -> dict[s
     both["score_given_away"] = (best - taken) / [each.std(ddof=1) for each in scores]
     row = {"evaluations_ratio": full.evaluations.sum() / pruned.evaluations.sum()}
     for name in ("alignment_change", "score_given_away"):
-        parts = both.groupby("category", sort=False)[name]
-        found = mean_with_interval({category: part.to_numpy() for category, part in parts}, seed).loc[MEAN]
+        found = share_table(both, name, seed).loc[MEAN]
         row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return row | {"same_choice": (both.chosen == both.chosen_pruned).mean(), "prompts": len(both)}
 
