@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -53,8 +53,8 @@ def select(
 
     method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True,
     or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the noises of the
-    last round that each was in: order them by `rank`. Candidate i of every prompt is
-    `pipeline(prompt, generator=torch.Generator().manual_seed(seed + i))`. Raises ValueError, before anything is drawn,
+    last round that each was in: order them by `rank`. Every prompt has noises of its own: candidate i of prompt j is
+    `pipeline(prompt, generator=torch.Generator().manual_seed(seed + j * candidates + i))`. Raises ValueError, before anything is drawn,
     for prompts that are repeated, numbers that do not fit, an unknown method, one along the path with pruning, and a
     folder that holds another selection; FloatingPointError for a score that is no number; OSError for a full disk.
     """
@@ -81,8 +81,9 @@ def select(
     state.wait_for_everyone()
     with state.split_between_processes(missing) as part:
         for i in tqdm(part, desc="selection", disable=not state.is_main_process, mininterval=5.0):
-            found = draw_candidates(field, i, recipe, None if others is None else others[i])
-            write_unit(folder, i, prompts[i], found, field.decode(found.latents), seed)
+            own = replace(recipe, seed=seed + i * candidates)
+            found = draw_candidates(field, i, own, None if others is None else others[i])
+            write_unit(folder, i, prompts[i], found, field.decode(found.latents), own.seed)
     state.wait_for_everyone()
     if state.is_main_process:
         finish_folder(folder, field)

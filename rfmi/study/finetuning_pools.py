@@ -31,7 +31,7 @@ HELD_OUT = 16  # one prompt in this many is kept from training, for the early ch
 
 @dataclass(frozen=True)
 class Pool:
-    """Which candidates: of `n_prompts` training prompts a category, seeds from `seed` on, drawn by the base model or,
+    """Which candidates: of `n_prompts` training prompts a category, each with seeds of its own from `seed` on, drawn by the base model or,
     in a second round, by the model of the unit of training `start`; scored with `noises` a level."""
 
     n_prompts: int
@@ -74,7 +74,7 @@ def pool_unit(category: str, pool: dict) -> dict:
         method=replace(METHODS[DEFAULT_METHOD], noises=pool["noises"]),
         guidance=pool["guidance"],
         steps=pool["steps"],
-        seed=pool["seed"],
+        seed=pool["seed"] + CATEGORIES.index(category) * pool["n_prompts"] * pool["candidates"],
         micro_batch=2 * BATCH,
     )
     rows = kept_rows(selection.candidates)
