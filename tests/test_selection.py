@@ -54,21 +54,24 @@ def test_the_best_by_the_score_are_kept(whole):
     for _, part in whole.candidates.groupby("prompt_id"):
         assert part.score.idxmax() == part["rank"].idxmin()
         assert sorted(part.fate) == ["kept", "scored", "scored"]
-    assert whole.candidates.seed.tolist() == [5, 6, 7] * 2
+
+
+def test_every_prompt_has_seeds_of_its_own(whole):
+    assert whole.candidates.seed.tolist() == [5, 6, 7, 8, 9, 10]
 
 
 def test_the_score_in_the_table_is_that_of_the_kept_latents(pipeline, whole):
     field, method = PipelineField(pipeline, TEXTS), METHODS["re_noising_high_noise"]
-    again = re_noising_scores(field, whole.latents, whole.prompt_id, method, seed=5)
-    rows = kept_rows(whole)
-    np.testing.assert_allclose(rows.score, again.values.numpy(), rtol=1e-3, atol=1e-2)
-    np.testing.assert_allclose(rows.standard_error, again.standard_errors.numpy(), rtol=1e-3, atol=1e-2)
+    for i, row in enumerate(kept_rows(whole).itertuples()):
+        again = re_noising_scores(field, whole.latents[i : i + 1], whole.prompt_id[i : i + 1], method, seed=5 + 3 * i)
+        assert row.score == pytest.approx(again.values.item(), rel=1e-3, abs=1e-2)
+        assert row.standard_error == pytest.approx(again.standard_errors.item(), rel=1e-3, abs=1e-2)
 
 
 def test_path_scores_in_the_table_are_those_of_the_trajectory(pipeline, whole):
     field = PipelineField(pipeline, TEXTS)
     expected = path_scores(
-        field, field.noise([5, 6, 7]), torch.tensor([1, 1, 1]), times=field.times(3), guidance=2.0
+        field, field.noise([8, 9, 10]), torch.tensor([1, 1, 1]), times=field.times(3), guidance=2.0
     )
     part = whole.candidates[whole.candidates.prompt_id == 1]
     for name, values in (("path", expected.path), ("guided_path", expected.guided_path)):
