@@ -13,10 +13,11 @@ import rfmi
 from rfmi.evaluation import Evaluation, by_image, compare, mean_of_categories
 from rfmi.finetuning import FinetuningSettings, finetune
 from rfmi.pipelines import Conditioning, PipelineField, sample
+from rfmi.scenes import CATEGORIES
 from rfmi.selection import Selection, best, join, worst
 from rfmi.study import finetuning_tables as tables
-from rfmi.study.finetuning_experiments import material
-from rfmi.study.finetuning_pools import HELD_OUT, chosen_by, rejected_by, scored_by, without_held_out
+from rfmi.study.finetuning_experiments import control_units, material, second_round
+from rfmi.study.finetuning_pools import HELD_OUT, Pool, chosen_by, rejected_by, scored_by, without_held_out
 from rfmi.study.shipped import pipeline_with
 
 
@@ -173,12 +174,37 @@ def test_noises_that_all_prompts_share_widen_the_interval():
     assert found.high["color"] - found.low["color"] > 3.92 * np.sqrt(noises.var() / 40)
 
 
+def test_a_second_round_draws_from_noises_that_the_first_has_not_seen():
+    pool = Pool(3, 4, 1, 1.0, 8, 1000, "cpu", False, "float32")
+    first = control_units(pool, {}, [0])["ours"][0]
+    second = second_round(first)
+    assert second["pool"]["start"] == second["start"] == first
+    assert second["pool"]["seed"] == 1000 + len(CATEGORIES) * 3 * 4, "seeds of categories and prompts follow each other"
+
+
 def test_gains_are_told_noise_by_noise():
     base = [evaluation({"color": [[0, 1], [1, 0]], "shape": [[0, 0]]})]
     ours = [evaluation({"color": [[1, 1], [1, 1]], "shape": [[0, 1]]})] * 2
     found = tables.by_noise({"base": base, "ours": ours}, "ours")
     assert found.index.tolist() == [42, 43] and found.base.tolist() == [0.25, 0.25]
     assert found.ours.tolist() == [0.5, 1.0] and found.gain.tolist() == [0.25, 0.75]
+
+
+def test_gains_are_told_by_what_the_base_model_has_seen():
+    texts = {"color 0": "a red triangle and a blue square", "color 1": "a red square and a blue circle"}
+    texts |= {"shape 0": "a small square and a large circle"}
+    base = evaluation({"color": [[0, 1], [0, 0]], "shape": [[1, 1]]})
+    ours = evaluation({"color": [[0, 0], [1, 1]], "shape": [[1, 0]]})
+    named = {
+        name: [Evaluation(each.images.replace({"prompt": texts}), None)]
+        for name, each in (("base", base), ("ours", ours))
+    }
+    found = tables.by_novelty(named, "ours", 0)
+    assert found.loc["a pair never seen", ["prompts", "base", "gain"]].tolist() == [1, 0.5, -0.5]
+    assert found.loc["pairs seen in training", ["prompts", "base", "gain"]].tolist() == [2, 0.5, 0.25]
+    assert (found.low <= found.gain).all() and (found.gain <= found.high).all()
+    seen_only = {name: [Evaluation(each[0].images.query("category == 'shape'"), None)] for name, each in named.items()}
+    assert tables.by_novelty(seen_only, "ours", 0).index.tolist() == ["pairs seen in training"]
 
 
 def test_the_share_of_the_ceiling_is_the_ratio_of_gains():

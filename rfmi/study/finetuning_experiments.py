@@ -146,8 +146,10 @@ def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str,
 
 
 def second_round(unit: dict) -> dict:
-    """The training that goes on from another one, on new images of its model."""
-    return unit | {"pool": unit["pool"] | {"start": unit}, "start": unit}
+    """The training that goes on from another one, on images of its model from noises that it has not learned from."""
+    pool = unit["pool"]
+    fresh = pool["seed"] + len(CATEGORIES) * pool["n_prompts"] * pool["candidates"]
+    return unit | {"pool": pool | {"start": unit, "seed": fresh}, "start": unit}
 
 
 def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[dict]]:

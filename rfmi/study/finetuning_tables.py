@@ -16,6 +16,7 @@ import torch
 from rfmi.evaluation import MEAN, Evaluation, by_image, compare, mean_of_categories, share_of_the_way
 from rfmi.quality import diversity, interval_of, quality_draws
 from rfmi.scenes import parse
+from rfmi.scenes.words import HELD_OUT
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
 from rfmi.study.finetuning_pools import chosen_by
@@ -73,6 +74,25 @@ def by_noise(evaluations: Mapping[str, Sequence[Evaluation]], name: str) -> pd.D
     gain."""
     found = {each: by_image(evaluations[each]).groupby("category").mean().mean() for each in (BASE, name)}
     return pd.DataFrame(found).assign(gain=found[name] - found[BASE])
+
+
+def by_novelty(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> pd.DataFrame:
+    """The gain of a method on prompts whose pairs of attribute and shape the base model was trained on, and on those
+    with a pair that it has never seen: prompts, alignment of the base model's images, gain, low, high."""
+    base, other = by_image(evaluations[BASE]), by_image(evaluations[name])
+    unseen = base.index.get_level_values("prompt").map(lambda text: bool(parse(text).pairs & HELD_OUT))
+    rows = {}
+    for kind, places in (("pairs seen in training", ~unseen), ("a pair never seen", unseen)):
+        if places.any():
+            gain = mean_of_categories((other - base)[places], seed).loc[MEAN]
+            rows[kind] = {
+                "prompts": int(gain["n"]),
+                BASE: base[places].groupby("category").mean().mean(axis=1).mean(),
+                "gain": gain["value"],
+                "low": gain["low"],
+                "high": gain["high"],
+            }
+    return pd.DataFrame(rows).T
 
 
 def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> dict[str, float]:
