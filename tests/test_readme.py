@@ -133,6 +133,11 @@ def points(value):
     return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
 
 
+def told(row):
+    """A gain among prompts of one kind, as points."""
+    return points({"value": row["gain"], "low": row["low"], "high": row["high"]})
+
+
 def finetuning_rows():
     found = results("evaluation")
     for name in TUNED:
@@ -161,6 +166,12 @@ def test_what_fine_tuning_gains():
     assert f"{found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of what the judge's numbers gain" in text
     by_noise = [100 * row["gain"] for row in found["by_noise"].values()]
     assert f"from noise to noise the gain goes from {min(by_noise):+.1f} to {max(by_noise):+.1f} points" in text
+    seen, unseen = (found["by_novelty"][kind] for kind in ("pairs seen in training", "a pair never seen"))
+    assert (
+        f"gains {told(seen)} points on the {seen['prompts']:.0f} prompts whose pairs of attribute and shape the base model "
+        f"was trained on, and {told(unseen)} on the {unseen['prompts']:.0f} with a pair that it has never seen, of which it "
+        f"follows {unseen['base']:.0%}"
+    ) in text
     assert f"{settings['candidates']} images of each of {settings['training_prompts']} training prompts" in text
     assert f"{drawn['n_prompts']} validation prompts a category, {drawn['images_per_prompt']} images each" in text
     assert f"{settings['training']['steps']} steps" in text and f"training seeds {settings['seeds']}" in text
