@@ -164,6 +164,7 @@ def test_what_fine_tuning_gains():
     low, high = found["share_of_ceiling_interval"]
     assert f"{points(found['gain_over_random'])} points more than on random numbers" in text
     assert f"{found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of what the judge's numbers gain" in text
+    assert f"from fresh noises, comes to {points(found['gains']['ours_round_2'])} points (one training seed)" in text
     by_noise = [100 * row["gain"] for row in found["by_noise"].values()]
     assert f"from noise to noise the gain goes from {min(by_noise):+.1f} to {max(by_noise):+.1f} points" in text
     seen, unseen = (found["by_novelty"][kind] for kind in ("pairs seen in training", "a pair never seen"))
