@@ -135,7 +135,7 @@ def points(value):
 
 def told(row):
     """A gain among prompts of one kind, as points."""
-    return points({"value": row["gain"], "low": row["low"], "high": row["high"]})
+    return points(row | {"value": row["gain"]})
 
 
 def finetuning_rows():
@@ -169,9 +169,9 @@ def test_what_fine_tuning_gains():
     assert f"from noise to noise the gain goes from {min(by_noise):+.1f} to {max(by_noise):+.1f} points" in text
     seen, unseen = (found["by_novelty"][kind] for kind in ("pairs seen in training", "a pair never seen"))
     assert (
-        f"gains {told(seen)} points on the {seen['prompts']:.0f} prompts whose pairs of attribute and shape the base model "
-        f"was trained on, and {told(unseen)} on the {unseen['prompts']:.0f} with a pair that it has never seen, of which it "
-        f"follows {unseen['base']:.0%}"
+        f"gains {told(seen)} points on the {seen['prompts']:.0f} prompts whose pairs of attribute and shape the base "
+        f"model was trained on, and {told(unseen)} on the {unseen['prompts']:.0f} with a pair that it has never seen, "
+        f"of which it follows {unseen['base']:.0%}"
     ) in text
     assert f"{settings['candidates']} images of each of {settings['training_prompts']} training prompts" in text
     assert f"{drawn['n_prompts']} validation prompts a category, {drawn['images_per_prompt']} images each" in text

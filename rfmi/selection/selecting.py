@@ -54,9 +54,10 @@ def select(
     method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True,
     or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the noises of the
     last round that each was in: order them by `rank`. Every prompt has noises of its own: candidate i of prompt j is
-    `pipeline(prompt, generator=torch.Generator().manual_seed(seed + j * candidates + i))`. Raises ValueError, before anything is drawn,
-    for prompts that are repeated, numbers that do not fit, an unknown method, one along the path with pruning, and a
-    folder that holds another selection; FloatingPointError for a score that is no number; OSError for a full disk.
+    `pipeline(prompt, generator=torch.Generator().manual_seed(seed + j * candidates + i))`. Raises ValueError, before
+    anything is drawn, for prompts that are repeated, numbers that do not fit, an unknown method, one along the path
+    with pruning, and a folder that holds another selection; FloatingPointError for a score that is no number; OSError
+    for a full disk.
     """
     recipe = Recipe(
         candidates=candidates,

@@ -31,6 +31,7 @@ from rfmi.study.finetuning_pools import (
     rejected_by,
     run,
     scored_by,
+    seed_after,
     without_held_out,
 )
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
@@ -147,9 +148,8 @@ def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str,
 
 def second_round(unit: dict) -> dict:
     """The training that goes on from another one, on images of its model from noises that it has not learned from."""
-    pool = unit["pool"]
-    fresh = pool["seed"] + len(CATEGORIES) * pool["n_prompts"] * pool["candidates"]
-    return unit | {"pool": pool | {"start": unit, "seed": fresh}, "start": unit}
+    pool = unit["pool"] | {"start": unit, "seed": seed_after(unit["pool"], len(CATEGORIES))}
+    return unit | {"pool": pool, "start": unit}
 
 
 def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[dict]]:

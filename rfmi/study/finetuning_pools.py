@@ -31,8 +31,8 @@ HELD_OUT = 16  # one prompt in this many is kept from training, for the early ch
 
 @dataclass(frozen=True)
 class Pool:
-    """Which candidates: of `n_prompts` training prompts a category, each with seeds of its own from `seed` on, drawn by the base model or,
-    in a second round, by the model of the unit of training `start`; scored with `noises` a level."""
+    """Which candidates: of `n_prompts` training prompts a category, each with seeds of its own from `seed` on, drawn by
+    the base model or, in a second round, by the model of the unit of training `start`; scored with `noises` a level."""
 
     n_prompts: int
     candidates: int
@@ -58,6 +58,11 @@ def folder_of(kind: str, unit: dict) -> Path:
     return cache_folder() / kind / digest([kind, unit, finetuning_cache().code_version])[:16]
 
 
+def seed_after(pool: dict, categories: int) -> int:
+    """The first seed that so many categories of a pool leave unused."""
+    return pool["seed"] + categories * pool["n_prompts"] * pool["candidates"]
+
+
 def pool_unit(category: str, pool: dict) -> dict:
     """The candidates of a category, all of them kept: by name, (n,) numbers to choose by, in the order of the kept
     latents. The candidates themselves are in `folder_of("pools", unit)`.
@@ -74,7 +79,7 @@ def pool_unit(category: str, pool: dict) -> dict:
         method=replace(METHODS[DEFAULT_METHOD], noises=pool["noises"]),
         guidance=pool["guidance"],
         steps=pool["steps"],
-        seed=pool["seed"] + CATEGORIES.index(category) * pool["n_prompts"] * pool["candidates"],
+        seed=seed_after(pool, CATEGORIES.index(category)),
         micro_batch=2 * BATCH,
     )
     rows = kept_rows(selection.candidates)

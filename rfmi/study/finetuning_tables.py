@@ -86,7 +86,7 @@ def by_novelty(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed:
         if places.any():
             gain = mean_of_categories((other - base)[places], seed).loc[MEAN]
             rows[kind] = {
-                "prompts": int(gain["n"]),
+                "prompts": gain["n"],
                 BASE: base[places].groupby("category").mean().mean(axis=1).mean(),
                 "gain": gain["value"],
                 "low": gain["low"],
