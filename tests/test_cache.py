@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from rfmi.study import cache as cache_module
-from rfmi.study.cache import Cache, code_version, remove_leftovers, run_units
+from rfmi.study.cache import Cache, code_version, is_running, remove_leftovers, run_units
 
 UNITS = [{"n": 5, "seed": seed} for seed in range(4)]
 
@@ -144,6 +145,16 @@ def test_bad_input_is_refused_and_leaves_nothing(tmp_path, change, error, messag
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_an_ended_process_does_not_run_though_nobody_has_asked_after_it():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert is_running(process.pid) and is_running(os.getpid())
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert not is_running(process.pid)
+    process.wait()
+    assert not is_running(process.pid)
+
+
 def test_only_leftovers_of_ended_writers_are_removed(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -187,9 +198,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, workers
     )
     while len(files(cache)) < 3 and process.poll() is None:
         time.sleep(0.01)
+    workers_of_it = [worker.pid for worker in psutil.Process(process.pid).children(recursive=True)]
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    time.sleep(0.3)  # the workers end with it
+    while any(is_running(worker) for worker in workers_of_it):  # a write that it was in keeps it until it is done
+        time.sleep(0.01)
 
     finished = files(cache)
     assert 3 <= len(finished) < 16

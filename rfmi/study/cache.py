@@ -17,7 +17,6 @@ import ast
 import hashlib
 import importlib
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import psutil
 import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -81,14 +81,13 @@ def _bare(source: str) -> str:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this number runs on this machine."""
+    """Whether a process of this number runs on this machine; a zombie, ended but not yet asked after, does not."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
+    except psutil.AccessDenied:
         return True
-    return True
 
 
 def remove_leftovers(folder: Path) -> None:
