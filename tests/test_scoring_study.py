@@ -1,10 +1,13 @@
-"""The study's tables of scores: what pruning saves and gives away."""
+"""The study of scores: what pruning saves and gives away, and from which noises it chooses."""
 
 import pandas as pd
 import pytest
+import torch
 
 from rfmi.scoring import METHODS
 from rfmi.selection import Pruning
+from rfmi.selection.candidates import Candidates
+from rfmi.study import scoring_experiments as experiments
 from rfmi.study.scoring_tables import other_savings, pruning_table
 
 
@@ -52,3 +55,26 @@ def test_rounds_alone_are_all_where_no_draft_is_dropped():
     method, pruning = METHODS["information_and_likelihood"], Pruning(rounds=((4, 2), (2, 4)))
     found = other_savings(method, pruning, 3, 28)
     assert found["rounds_alone"] == found["without_paths"] == 3 * (28 + 160) / (3 * 28 + (3 * 2 + 2 * 4) * 2 * 5)
+
+
+def test_every_prompt_is_chosen_from_noises_of_its_own(monkeypatch):
+    asked = {}
+
+    def drawn(field, label, recipe, others):
+        asked[field.prompts[label]] = recipe.seed
+        nothing = torch.zeros(recipe.candidates, dtype=torch.float64)
+        latents = field.noise([recipe.seed])
+        return Candidates({"evaluations": nothing, "score": nothing}, ["kept"] * recipe.candidates, [0], latents)
+
+    monkeypatch.setattr(experiments, "draw_candidates", drawn)
+    common = {"candidates": 16, "guidance": 1.0, "steps": 28, "method": "information_and_likelihood", "seed": 100}
+    common |= {"device": "cpu", "compiled": False, "precision": "float32"}
+    for pruned in (True, False):
+        for category in ("color", "shape"):
+            experiments.choice_unit(category, n_prompts=6, pruned=pruned, **common)
+    seeds = sorted(asked.values())
+    assert len(seeds) == 12 and all(later - seed >= 16 for seed, later in zip(seeds, seeds[1:], strict=False))
+    few = dict(asked)
+    asked.clear()
+    experiments.choice_unit("color", n_prompts=2, pruned=False, **common)
+    assert len(asked) == 2 and asked.items() <= few.items()  # whatever number of prompts

@@ -9,6 +9,7 @@ from torch import Tensor
 from rfmi.base_model.clip import clip_score
 from rfmi.path_scores import path_scores
 from rfmi.pipelines import PipelineField, sample
+from rfmi.scenes import CATEGORIES
 from rfmi.scenes.judging import judge
 from rfmi.scoring import METHODS, PATH_METHODS
 from rfmi.scoring.methods import EVEN
@@ -106,13 +107,15 @@ def choice_unit(
     precision: str,
 ) -> list[dict]:
     """The choice among `candidates` of each of `n_prompts` prompts, with pruning or without: prompt, chosen candidate,
-    network evaluations, every candidate's score; and whether the judge finds the chosen image aligned.
+    network evaluations, every candidate's score; and whether the judge finds the chosen image aligned. Every prompt has
+    noises of its own, whatever n_prompts.
     """
     field = validation_field(category, device, compiled, precision)
-    recipe = Recipe(candidates, 1, METHODS[method], guidance, steps, seed, Pruning() if pruned else None)
     rows, images = [], []
     for text in spread(field.prompts, n_prompts):
         label = field.prompts.index(text)
+        own_seed = seed + (CATEGORIES.index(category) * len(field.prompts) + label) * candidates
+        recipe = Recipe(candidates, 1, METHODS[method], guidance, steps, own_seed, Pruning() if pruned else None)
         others = nearest_prompts(field)[label] if recipe.method.against == "prompts" else None
         found = draw_candidates(field, label, recipe, others)
         images.append(field.decode(found.latents))
