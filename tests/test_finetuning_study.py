@@ -1,6 +1,6 @@
 """What the notebooks on fine-tuning share: choices from one pool, models with a LoRA merged in, gains and shares."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,12 @@ from rfmi.evaluation import Evaluation, by_image, compare, mean_of_categories
 from rfmi.finetuning import FinetuningSettings, finetune
 from rfmi.pipelines import Conditioning, PipelineField, sample
 from rfmi.scenes import CATEGORIES
-from rfmi.selection import Selection, best, join, worst
+from rfmi.selection import Selection, best, join, select, worst
+from rfmi.selection.folder import kept_rows
+from rfmi.study import finetuning_experiments as experiments
 from rfmi.study import finetuning_tables as tables
-from rfmi.study.finetuning_experiments import control_units, material, second_round
+from rfmi.study.cache import digest
+from rfmi.study.finetuning_experiments import ROUND_2, chain, control_units, material, tuned
 from rfmi.study.finetuning_pools import HELD_OUT, Pool, chosen_by, rejected_by, scored_by, without_held_out
 from rfmi.study.shipped import pipeline_with
 
@@ -174,12 +177,105 @@ def test_noises_that_all_prompts_share_widen_the_interval():
     assert found.high["color"] - found.low["color"] > 3.92 * np.sqrt(noises.var() / 40)
 
 
-def test_a_second_round_draws_from_noises_that_the_first_has_not_seen():
-    pool = Pool(3, 4, 1, 1.0, 8, 1000, "cpu", False, "float32")
-    first = control_units(pool, {}, [0])["ours"][0]
-    second = second_round(first)
-    assert second["pool"]["start"] == second["start"] == first
-    assert second["pool"]["seed"] == 1000 + len(CATEGORIES) * 3 * 4, "seeds of categories and prompts follow each other"
+POOL = Pool(6, 4, 1, 1.0, 8, 1000, "cpu", False, "float32")
+
+
+def seeds_of(pool):
+    """Every seed that a pool draws from, of all categories."""
+    found = []
+    for i, category in enumerate(CATEGORIES):
+        start = pool.seed_after(i)
+        found += range(start, start + len(pool.texts(category)) * pool.candidates)
+    return found
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_training_goes_from_pool_to_pool_and_sees_no_prompt_and_no_noise_twice(parts):
+    units = control_units(replace(POOL, parts=parts), {"steps": 3}, [0, 1])
+    for name, each in units.items():
+        for whole in map(chain, each):
+            twice = 1 + (name == ROUND_2)
+            assert len(whole) == parts * twice
+            assert [unit["start"] for unit in whole] == [None, *whole[:-1]]
+            assert all(unit["pool"]["start"] == unit["start"] for unit in whole)
+            pools = [Pool(**unit["pool"]) for unit in whole]
+            for category in CATEGORIES:
+                texts = [text for pool in pools for text in pool.texts(category)]
+                assert sorted(texts) == sorted(twice * POOL.texts(category))
+            seeds = [seed for pool in pools for seed in seeds_of(pool)]
+            assert min(seeds) == 1000 and len(set(seeds)) == len(seeds) == twice * len(CATEGORIES) * 6 * 4
+    firsts = [chain(unit)[0]["pool"] for each in units.values() for unit in each]
+    assert all(pool == firsts[0] for pool in firsts), "all controls choose from the same first pool"
+    assert firsts[0]["scores"] == ("ours", "published_path")
+    needed = {"ours": ("ours",), "worst": ("ours",), ROUND_2: ("ours",), "published_path": ("published_path",)}
+    for name, each in units.items():
+        assert all(unit["pool"]["scores"] == needed.get(name, ()) for unit in chain(each[0])[1:])
+    assert chain(units[ROUND_2][0])[parts - 1] == units["ours"][0]
+
+
+def test_the_pools_that_models_can_draw_are_drawn_before_trainings_on_them(monkeypatch):
+    units, done = control_units(replace(POOL, parts=2), {}, [0]), []
+
+    def drawn(pools, workers):
+        assert all(pool.start is None or digest(pool.start) in done for pool in pools)
+        done.extend(digest(asdict(pool)) for pool in pools)
+
+    def trained(function, asked, *_):
+        assert all(digest(unit["pool"]) in done for unit in asked)
+        done.extend(digest(unit) for unit in asked)
+        return [{"unit": unit} for unit in asked]
+
+    monkeypatch.setattr(experiments, "draw_pools", drawn)
+    monkeypatch.setattr(experiments, "run", trained)
+    found = tuned(units, 1)
+    assert {name: [[each["unit"] for each in run] for run in runs] for name, runs in found.items()} == {
+        name: [chain(unit) for unit in each] for name, each in units.items()
+    }
+    pools = {digest(unit["pool"]) for each in units.values() for last in each for unit in chain(last)}
+    assert pools <= set(done) and len(pools) == 1 + 6 + 2  # the first, the second of each control, those of round two
+
+
+def test_a_pool_has_the_images_and_scores_of_full_selection_for_less(tmp_path):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    recipe = {"candidates": 4, "keep": 4, "guidance": 1.0, "steps": 4, "seed": 3}
+    found = {}
+    for scores, evaluations in (
+        (("ours", "published_path"), 2 * 4 + 2 * 2 * 5),
+        (("ours",), 4 + 2 * 2 * 5),
+        (("published_path",), 2 * 4),
+        ((), 4 + 1),
+    ):
+        asked = replace(POOL, noises=2, scores=scores).choosing()
+        chosen = select(pipeline, ["a red circle"], output=tmp_path / str(len(found)), **recipe, **asked)
+        rows = kept_rows(chosen.candidates)
+        found[scores] = rows.set_index("seed").assign(place=range(4)).sort_index(), chosen.latents
+        assert rows.evaluations.tolist() == [evaluations] * 4
+    (whole, images), *others = found.values()
+    for (table, latents), scores in zip(others, list(found)[1:], strict=True):
+        torch.testing.assert_close(latents[table.place.tolist()], images[whole.place.tolist()], rtol=1e-3, atol=1e-3)
+        for score, name in (("score", "ours"), ("path", "published_path")):
+            if name in scores:
+                np.testing.assert_allclose(table[score], whole[score], rtol=1e-3)
+
+
+def test_prompts_are_not_dealt_into_parts_that_can_hold_none_out():
+    for parts in (0, 4):
+        with pytest.raises(ValueError, match=f"6 prompts a category cannot be dealt into {parts} parts"):
+            replace(POOL, parts=parts)
+    fewest = selection(prompts=2 * len(CATEGORIES))
+    assert len(without_held_out(fewest, True).latents) and len(without_held_out(fewest, False).latents)
+
+
+def test_settings_that_make_no_sense_are_refused_before_anything_is_drawn():
+    with pytest.raises(ValueError, match="steps is 0"):
+        control_units(POOL, {"steps": 0}, [0])
+
+
+def test_trainings_are_told_pool_by_pool():
+    parts = [{"aligned": 0.5, "chosen_step": 20}, {"aligned": 0.75, "chosen_step": 10}]
+    found = tables.trainings({"ours": [parts, parts[:1]], "random": [parts[1:]]})
+    assert found.loc["ours"].tolist() == [0.5, 0.75, "20, 10", 2]
+    assert found.loc["random"].tolist() == [0.75, 0.75, "10", 1]
 
 
 def test_gains_are_told_noise_by_noise():

@@ -26,18 +26,19 @@ from rfmi.study.cache import digest
 from rfmi.study.finetuning_pools import (
     Pool,
     chosen_by,
+    draw_pools,
     folder_of,
     pool_of,
     rejected_by,
     run,
     scored_by,
-    seed_after,
     without_held_out,
 )
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
 
 NOISE_SEED = 7  # of the held-out loss
 REPEATED, ONCE, ROUND_2 = ("random", "ours", "judge"), ("worst", "clip_score", "published_path"), "ours_round_2"
+NEEDED = {"ours": ("ours",), "worst": ("ours",), "published_path": ("published_path",)}  # scores, of the others none
 
 
 def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict | None) -> dict:
@@ -86,14 +87,21 @@ def material(
 
 
 def evaluation_unit(
-    tuned: dict | None, n_prompts: int, images_per_prompt: int, guidance: float, steps: int, pool: dict
+    tuned: dict | None,
+    n_prompts: int,
+    images_per_prompt: int,
+    guidance: float,
+    steps: int,
+    device: str,
+    compiled: bool,
+    precision: str,
 ) -> dict:
     """A model's images of validation prompts, judged, with the benchmark's seeds: columns of `Evaluation.images`, CLIP
     `features`, and `information` (nats): its mean in a prompt's own images, by the squared form at guidance 1.
 
-    tuned: the unit of training whose LoRA is merged in, None for the base model; pool: for device and precision.
+    tuned: the unit of training whose LoRA is merged in, None for the base model.
     """
-    where = {name: pool[name] for name in ("device", "compiled", "precision")}
+    where = {"device": device, "compiled": compiled, "precision": precision}
     pipeline = pipeline_with(None if tuned is None else folder_of("tunings", tuned), **where)
     unit = {"tuned": tuned, "n": n_prompts, "images": images_per_prompt, "guidance": guidance, "steps": steps}
     texts = {category: spread(prompts(category, "val"), n_prompts) for category in CATEGORIES}
@@ -138,40 +146,59 @@ def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int)
 
 
 def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:
-    """The trainings of every control by name: one a seed for those in `REPEATED`, one for the others, the second round
-    last."""
-    common = {"pool": asdict(pool), "settings": settings, "start": None}
-    units = {name: [{"control": name, "seed": seed} | common for seed in seeds] for name in REPEATED}
-    units |= {name: [{"control": name, "seed": seeds[0]} | common] for name in ONCE}
-    return units | {ROUND_2: [second_round(units["ours"][0])]}
+    """The trainings of every control by name: one a seed for those in `REPEATED`, one for the others, and the second
+    round, which goes on from ours with noises that it has not learned from. settings: of the training on each part."""
+    units = {name: [training(name, seed, pool, settings) for seed in seeds] for name in REPEATED}
+    units |= {name: [training(name, seeds[0], pool, settings)] for name in ONCE}
+    fresh = replace(pool, seed=pool.seed_after(pool.parts * len(CATEGORIES)))
+    return units | {ROUND_2: [training("ours", seeds[0], fresh, settings, units["ours"][0])]}
 
 
-def second_round(unit: dict) -> dict:
-    """The training that goes on from another one, on images of its model from noises that it has not learned from."""
-    pool = unit["pool"] | {"start": unit, "seed": seed_after(unit["pool"], len(CATEGORIES))}
-    return unit | {"pool": pool, "start": unit}
+def training(control: str, seed: int, pool: Pool, settings: dict, start: dict | None = None) -> dict:
+    """The unit of a whole training: the last of one unit for each part of the training prompts, which goes on from the
+    one before, on images that this one's model draws. start: what the first of them goes on from. Raises ValueError for
+    settings that make no sense, before anything is drawn."""
+    FinetuningSettings(**settings, seed=seed)
+    for part in range(pool.parts):
+        own = replace(pool, start=start, part=part, seed=pool.seed_after(part * len(CATEGORIES)))
+        own = own if start is None else replace(own, scores=NEEDED.get(control, ()))
+        start = {"control": control, "seed": seed, "pool": asdict(own), "settings": settings, "start": start}
+    return start
 
 
-def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[dict]]:
-    """The records of trainings by name; what they draw on is made first: pools, and the first of two rounds."""
-    listed = [unit for each in units.values() for unit in each]
-    for later in (False, True):
-        part = [unit for unit in listed if (unit["start"] is not None) == later]
-        for pool in {digest(unit["pool"]): unit["pool"] for unit in part}.values():
-            pool_of(Pool(**pool), workers)
-        run(tuning_unit, part, "finetuning", workers, "second round" if later else "fine-tuning")
-    return {name: run(tuning_unit, each, "finetuning", 1, name) for name, each in units.items()}
+def first_training(control: str, seed: int, pool: Pool, settings: dict) -> dict:
+    """The unit of training on the first pool alone."""
+    return chain(training(control, seed, pool, settings))[0]
+
+
+def chain(unit: dict) -> list[dict]:
+    """The units that lead to one, the first of them first, and itself."""
+    return [*([] if unit["start"] is None else chain(unit["start"])), unit]
+
+
+def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[list[dict]]]:
+    """The records of trainings by name, of each those of its `chain`. What they draw on is made first: all pools that
+    the models so far can draw, all trainings on these, and so on."""
+    chains = {name: [chain(unit) for unit in each] for name, each in units.items()}
+    listed = [each for part in chains.values() for each in part]
+    for depth in range(max(map(len, listed))):
+        part = [each[depth] for each in listed if len(each) > depth]
+        draw_pools(list({digest(unit["pool"]): Pool(**unit["pool"]) for unit in part}.values()), workers)
+        run(tuning_unit, part, "finetuning", workers, f"fine-tuning {depth + 1}")
+    return {
+        name: [run(tuning_unit, units, "finetuning", 1, name) for units in each] for name, each in chains.items()
+    }
 
 
 def evaluated(
     units: Mapping[str, Sequence[dict | None]], settings: dict, pool: Pool, workers: int
 ) -> dict[str, list[dict]]:
-    """The records of evaluations by name; None stands for the base model. settings: of `evaluation_unit`."""
-    asked = {
-        name: [settings | {"tuned": unit, "pool": asdict(pool)} for unit in each] for name, each in units.items()
-    }
-    run(evaluation_unit, [unit for each in asked.values() for unit in each], "evaluations", workers, "evaluation")
-    return {name: run(evaluation_unit, each, "evaluations", 1, name) for name, each in asked.items()}
+    """The records of evaluations by name; None stands for the base model. settings: of `evaluation_unit`; they are
+    drawn where the pool is."""
+    asked = settings | {name: getattr(pool, name) for name in ("device", "compiled", "precision")}
+    models = {name: [asked | {"tuned": unit} for unit in each] for name, each in units.items()}
+    run(evaluation_unit, [unit for each in models.values() for unit in each], "evaluations", workers, "evaluation")
+    return {name: run(evaluation_unit, each, "evaluations", 1, name) for name, each in models.items()}
 
 
 def before_and_after(

@@ -1,14 +1,17 @@
 """The candidates that fine-tunings choose from: drawn once, kept in full, with every number to choose by.
 
-Every training takes its images from one pool, so that all differ in the choice alone.
+The first trainings of all controls take their images from one pool, so that they differ in the choice alone; later ones
+take them from pools that their own model has drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +21,27 @@ from torch import Tensor
 from rfmi.base_model.clip import clip_score
 from rfmi.scenes import CATEGORIES, prompts
 from rfmi.scenes.judging import judge
-from rfmi.scoring import METHODS
+from rfmi.scoring import METHODS, Method
 from rfmi.scoring.methods import DEFAULT_METHOD
-from rfmi.selection import Selection, best, join, read_selection, select, worst
+from rfmi.selection import Pruning, Selection, best, join, read_selection, select, worst
 from rfmi.selection.folder import image_name, kept_rows
 from rfmi.study.cache import Cache, digest, run_units
 from rfmi.study.paths import cache_folder
 from rfmi.study.shipped import BATCH, cache_for, loaded_clip, pipeline_with, spread
 
+CHEAPEST = Method("conditional_loss", (0.5,), noises=1, against="nothing")  # where nobody asks for a score
 HELD_OUT = 16  # one prompt in this many is kept from training, for the early choice
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Which candidates: of `n_prompts` training prompts a category, each with seeds of its own from `seed` on, drawn by
-    the base model or, in a second round, by the model of the unit of training `start`; scored with `noises` a level."""
+    """Which candidates: of the prompts of one of the `parts` into which `n_prompts` training prompts a category are
+    dealt, each with seeds of its own from `seed` on, drawn by the base model or by that of the unit of training
+    `start`. scores: those of the model that are computed, "ours" with `noises` a level and "published_path"; the other
+    numbers ask for the images alone.
+
+    Raises ValueError for parts of fewer than two prompts a category.
+    """
 
     n_prompts: int
     candidates: int
@@ -44,6 +53,33 @@ class Pool:
     compiled: bool
     precision: str
     start: dict | None = None
+    parts: int = 1
+    part: int = 0
+    scores: tuple[str, ...] = ("ours", "published_path")
+
+    def __post_init__(self) -> None:
+        if self.parts < 1 or self.n_prompts < 2 * self.parts:
+            raise ValueError(
+                f"{self.n_prompts} prompts a category cannot be dealt into {self.parts} parts, each with some to hold "
+                "out; take two prompts or more for every part"
+            )
+
+    def texts(self, category: str) -> list[str]:
+        """The prompts of a category."""
+        return spread(prompts(category, "train"), self.n_prompts)[self.part :: self.parts]
+
+    def seed_after(self, categories: int) -> int:
+        """The first seed that so many categories leave unused."""
+        return self.seed + categories * math.ceil(self.n_prompts / self.parts) * self.candidates
+
+    def choosing(self) -> dict[str, Any]:
+        """How `rfmi.select` gets the scores and nothing more: the null branch along the way costs as much as drawing,
+        and only the published score asks for it."""
+        ours = replace(METHODS[DEFAULT_METHOD], noises=self.noises)
+        if "published_path" in self.scores:
+            return {"method": ours if "ours" in self.scores else "path"}
+        method = ours if "ours" in self.scores else CHEAPEST
+        return {"method": method, "prune": Pruning(rounds=((self.candidates, method.noises),))}
 
 
 @cache
@@ -58,36 +94,29 @@ def folder_of(kind: str, unit: dict) -> Path:
     return cache_folder() / kind / digest([kind, unit, finetuning_cache().code_version])[:16]
 
 
-def seed_after(pool: dict, categories: int) -> int:
-    """The first seed that so many categories of a pool leave unused."""
-    return pool["seed"] + categories * pool["n_prompts"] * pool["candidates"]
-
-
 def pool_unit(category: str, pool: dict) -> dict:
     """The candidates of a category, all of them kept: by name, (n,) numbers to choose by, in the order of the kept
     latents. The candidates themselves are in `folder_of("pools", unit)`.
     """
-    start = pool["start"]
-    lora = None if start is None else folder_of("tunings", start)
-    pipeline = pipeline_with(lora, pool["device"], pool["compiled"], pool["precision"])
+    asked = Pool(**pool)
+    lora = None if asked.start is None else folder_of("tunings", asked.start)
     selection = select(
-        pipeline,
-        spread(prompts(category, "train"), pool["n_prompts"]),
+        pipeline_with(lora, asked.device, asked.compiled, asked.precision),
+        asked.texts(category),
         output=folder_of("pools", {"category": category, "pool": pool}),
-        candidates=pool["candidates"],
-        keep=pool["candidates"],
-        method=replace(METHODS[DEFAULT_METHOD], noises=pool["noises"]),
-        guidance=pool["guidance"],
-        steps=pool["steps"],
-        seed=seed_after(pool, CATEGORIES.index(category)),
+        candidates=asked.candidates,
+        keep=asked.candidates,
+        guidance=asked.guidance,
+        steps=asked.steps,
+        seed=asked.seed_after(CATEGORIES.index(category)),
         micro_batch=2 * BATCH,
+        **asked.choosing(),
     )
     rows = kept_rows(selection.candidates)
     images = read_images(selection)
     found = judge(images, rows.prompt.tolist())
-    return {
-        "ours": rows.score.tolist(),
-        "published_path": rows.path.tolist(),
+    own = {"ours": rows.score.tolist(), "published_path": rows.path.tolist()}
+    return {name: own[name] for name in asked.scores} | {
         "clip_score": clip_score(*loaded_clip(), images, rows.prompt.tolist()),
         "aligned": found.aligned.astype(float).tolist(),
         "judge": (found.aligned.astype(float) + found.score).tolist(),
@@ -99,6 +128,12 @@ def read_images(selection: Selection) -> Tensor:
     folder = selection.folder / "images"
     files = [folder / image_name(row.prompt_id, row.seed) for row in kept_rows(selection.candidates).itertuples()]
     return torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]) / 255
+
+
+def draw_pools(pools: Sequence[Pool], workers: int) -> None:
+    """Draw what is missing of several pools, all workers busy to the end."""
+    units = [{"category": category, "pool": asdict(pool)} for pool in pools for category in CATEGORIES]
+    run(pool_unit, units, "finetuning_pools", workers, "candidates")
 
 
 def pool_of(pool: Pool, workers: int) -> tuple[Selection, dict[str, np.ndarray]]:
@@ -114,7 +149,7 @@ def numbers_of(control: str, numbers: dict[str, np.ndarray], seed: int) -> np.nd
     round, the others by the score of their name; among equals the seed decides."""
     if control == "worst":
         return -numbers_of("ours", numbers, seed)
-    noise = np.random.default_rng(seed).random(len(numbers["ours"]))
+    noise = np.random.default_rng(seed).random(len(next(iter(numbers.values()))))
     if control == "random":
         return noise
     return numbers[control] + 1e-9 * noise

@@ -44,6 +44,24 @@ def chosen_alignment(
     return pd.concat(parts, ignore_index=True)
 
 
+def trainings(runs: Mapping[str, Sequence[Sequence[Mapping]]]) -> pd.DataFrame:
+    """What the first training of each control chose from and kept, pool by pool: the aligned share of the images that
+    it finds best in the first pool and in the last, the saved steps, and the number of trainings.
+
+    runs: by name, of every training the records of `tuning_unit` that follow each other.
+    """
+    rows = {
+        name: {
+            "best images aligned, first pool": each[0][0]["aligned"],
+            "best images aligned, last pool": each[0][-1]["aligned"],
+            "saved at step": ", ".join(str(part["chosen_step"]) for part in each[0]),
+            "seeds": len(each),
+        }
+        for name, each in runs.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
 def alignment_by_method(evaluations: Mapping[str, Sequence[Evaluation]], seed: int) -> pd.DataFrame:
     """Alignment of a method's images by category: columns category, series, value, low, high, n."""
     parts = [_as_series(mean_of_categories(by_image(each), seed), name) for name, each in evaluations.items()]
