@@ -96,20 +96,15 @@ def by_noise(evaluations: Mapping[str, Sequence[Evaluation]], name: str) -> pd.D
 
 def by_novelty(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> pd.DataFrame:
     """The gain of a method on prompts whose pairs of attribute and shape the base model was trained on, and on those
-    with a pair that it has never seen: prompts, alignment of the base model's images, gain, low, high."""
+    with a pair that it has never seen: columns prompts, base (its own alignment), value, low, high."""
     base, other = by_image(evaluations[BASE]), by_image(evaluations[name])
     unseen = base.index.get_level_values("prompt").map(lambda text: bool(parse(text).pairs & HELD_OUT))
     rows = {}
     for kind, places in (("pairs seen in training", ~unseen), ("a pair never seen", unseen)):
         if places.any():
             gain = mean_of_categories((other - base)[places], seed).loc[MEAN]
-            rows[kind] = {
-                "prompts": gain["n"],
-                BASE: base[places].groupby("category").mean().mean(axis=1).mean(),
-                "gain": gain["value"],
-                "low": gain["low"],
-                "high": gain["high"],
-            }
+            own = base[places].groupby("category").mean().mean(axis=1).mean()
+            rows[kind] = {"prompts": gain["n"], BASE: own} | gain[["value", "low", "high"]].to_dict()
     return pd.DataFrame(rows).T
 
 
