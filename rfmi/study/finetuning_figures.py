@@ -15,15 +15,15 @@ SMOOTHED = 25  # steps
 
 def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
     """Training loss, a mean over `SMOOTHED` steps (left), and the held-out value less that before each pool's training
-    (right), a line a run; the saved steps are marked.
+    (right), a line a run, earlier ones on top; the saved steps are marked.
 
     runs: by name the records of `tuning_unit` that follow each other, one a pool.
     """
     figure, (left, right) = panels(1, 2, size=(9.6, 3.8))
     colour, marker = colours(list(runs)), markers(list(runs))
-    for name, parts in runs.items():
+    for depth, (name, parts) in enumerate(runs.items()):
         losses = np.concatenate([part["losses"] for part in parts])
-        width, before, own = min(SMOOTHED, len(losses)), 0, {"color": colour[name]}
+        width, before, own = min(SMOOTHED, len(losses)), 0, {"color": colour[name], "zorder": 3 - depth / len(runs)}
         smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
         left.plot(np.arange(len(smooth)) + width, smooth, **own)
         for i, part in enumerate(parts):
