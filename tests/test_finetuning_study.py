@@ -19,7 +19,7 @@ from rfmi.selection.folder import fingerprint, kept_rows
 from rfmi.study import finetuning_experiments as experiments
 from rfmi.study import finetuning_tables as tables
 from rfmi.study.cache import digest
-from rfmi.study.finetuning_experiments import ROUND_2, chain, control_units, material, tuned
+from rfmi.study.finetuning_experiments import chain, control_units, material, tuned
 from rfmi.study.finetuning_pools import HELD_OUT, Pool, chosen_by, rejected_by, scored_by, without_held_out
 from rfmi.study.shipped import pipeline_with
 
@@ -213,27 +213,27 @@ def seeds_of(pool):
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
-def test_a_training_goes_from_pool_to_pool_and_sees_no_prompt_and_no_noise_twice(parts):
+def test_a_training_goes_from_round_to_round_and_sees_no_prompt_and_no_noise_twice(parts):
     units = control_units(replace(POOL, parts=parts), {"steps": 3}, [0, 1])
+    assert len(units) == 6 * parts and [len(each) for each in units.values()] == [2, 2, 2, 1, 1, 1] * parts
+    needed = {"ours": ("ours",), "worst": ("ours",), "published_path": ("published_path",)}
     for name, each in units.items():
-        for whole in map(chain, each):
-            twice = 1 + (name == ROUND_2)
-            assert len(whole) == parts * twice
-            assert [unit["start"] for unit in whole] == [None, *whole[:-1]]
-            assert all(unit["pool"]["start"] == unit["start"] for unit in whole)
-            pools = [Pool(**unit["pool"]) for unit in whole]
-            for category in CATEGORIES:
-                texts = [text for pool in pools for text in pool.texts(category)]
-                assert sorted(texts) == sorted(twice * POOL.texts(category))
-            seeds = [seed for pool in pools for seed in seeds_of(pool)]
-            assert min(seeds) == 1000 and len(set(seeds)) == len(seeds) == twice * len(CATEGORIES) * 6 * 4
+        control, _, number = name.partition("_round_")
+        for i, unit in enumerate(each):
+            whole = chain(unit)
+            assert len(whole) == int(number or 1) and {part["control"] for part in whole} == {control}
+            assert [part["start"] for part in whole] == [None, *whole[:-1]]
+            assert all(part["pool"]["start"] == part["start"] for part in whole)
+            assert whole == [units[f"{control}_round_{j + 1}" if j else control][i] for j in range(len(whole))]
+            assert all(part["pool"]["scores"] == needed.get(control, ()) for part in whole[1:])
     firsts = [chain(unit)[0]["pool"] for each in units.values() for unit in each]
     assert all(pool == firsts[0] for pool in firsts), "all controls choose from the same first pool"
     assert firsts[0]["scores"] == ("ours", "published_path")
-    needed = {"ours": ("ours",), "worst": ("ours",), ROUND_2: ("ours",), "published_path": ("published_path",)}
-    for name, each in units.items():
-        assert all(unit["pool"]["scores"] == needed.get(name, ()) for unit in chain(each[0])[1:])
-    assert chain(units[ROUND_2][0])[parts - 1] == units["ours"][0]
+    pools = [Pool(**unit["pool"]) for unit in chain(list(units.values())[-1][0])]
+    for category in CATEGORIES:
+        assert sorted(text for pool in pools for text in pool.texts(category)) == sorted(POOL.texts(category))
+    seeds = [seed for pool in pools for seed in seeds_of(pool)]
+    assert min(seeds) == 1000 and len(set(seeds)) == len(seeds) == len(CATEGORIES) * 6 * 4
 
 
 def test_the_pools_that_models_can_draw_are_drawn_before_trainings_on_them(monkeypatch):
@@ -251,11 +251,9 @@ def test_the_pools_that_models_can_draw_are_drawn_before_trainings_on_them(monke
     monkeypatch.setattr(experiments, "draw_pools", drawn)
     monkeypatch.setattr(experiments, "run", trained)
     found = tuned(units, 1)
-    assert {name: [[each["unit"] for each in run] for run in runs] for name, runs in found.items()} == {
-        name: [chain(unit) for unit in each] for name, each in units.items()
-    }
-    pools = {digest(unit["pool"]) for each in units.values() for last in each for unit in chain(last)}
-    assert pools <= set(done) and len(pools) == 1 + 6 + 2  # the first, the second of each control, those of round two
+    assert {name: [each["unit"] for each in runs] for name, runs in found.items()} == units
+    pools = {digest(unit["pool"]) for each in units.values() for unit in each}
+    assert pools <= set(done) and len(pools) == 1 + 6  # the first, and the second of each control
 
 
 def test_a_pool_has_the_images_and_scores_of_full_selection_for_less(tmp_path):
@@ -294,11 +292,17 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_drawn():
         control_units(POOL, {"steps": 0}, [0])
 
 
-def test_trainings_are_told_pool_by_pool():
-    parts = [{"aligned": 0.5, "chosen_step": 20}, {"aligned": 0.75, "chosen_step": 10}]
-    found = tables.trainings({"ours": [parts, parts[:1]], "random": [parts[1:]]})
-    assert found.loc["ours"].tolist() == [0.5, 0.75, "20, 10", 2]
-    assert found.loc["random"].tolist() == [0.75, 0.75, "10", 1]
+def test_later_rounds_are_told_by_what_they_add_to_the_one_before():
+    values = {"base": [[0, 0]], "ours": [[1, 0]], "ours_round_2": [[1, 1]], "ours_round_3": [[1, 0]], "judge": [[1, 1]]}
+    values["judge_round_2"] = [[0, 1]]
+    evaluations = {name: [evaluation({"color": each, "shape": each})] for name, each in values.items()}
+    rows = [("base", 0.0), ("ours", 0.1), ("ours_round_2", 0.3), ("ours_round_3", 0.4)]
+    measured = pd.DataFrame([{"measure": "recall", "series": name, "change": value} for name, value in rows])
+    found = tables.later_rounds(evaluations, measured, 0)
+    assert found.value.to_dict() == {"ours_round_2": 0.5, "ours_round_3": -0.5, "judge_round_2": -0.5}
+    assert (found.low <= found.value).all() and (found.value <= found.high).all()
+    assert found["recall, less base"].tolist()[:2] == [0.3, 0.4] and found["recall, less base"].isna().sum() == 1
+    assert tables.later_rounds({"base": evaluations["base"]}, measured, 0).empty
 
 
 def test_gains_are_told_noise_by_noise():
@@ -347,7 +351,7 @@ def test_a_table_says_what_every_method_needs():
     )
     shown = tables.as_shown(found)
     assert shown.needs.to_dict() == {"base": "nothing", "clip_score": "an auxiliary model"}
-    assert tables.needs("judge, best alone") == "the truth"
+    assert tables.needs("judge, best alone") == tables.needs("judge_round_2") == "the truth"
     assert list(shown.columns) == ["needs", "color", "shape", "mean"]
     assert shown.color["base"].startswith("75.0%") and shown["mean"]["base"].startswith("37.5%")
 

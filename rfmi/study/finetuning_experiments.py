@@ -37,7 +37,7 @@ from rfmi.study.finetuning_pools import (
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
 
 NOISE_SEED = 7  # of the held-out loss
-REPEATED, ONCE, ROUND_2 = ("random", "ours", "judge"), ("worst", "clip_score", "published_path"), "ours_round_2"
+REPEATED, ONCE = ("random", "ours", "judge"), ("worst", "clip_score", "published_path")
 NEEDED = {"ours": ("ours",), "worst": ("ours",), "published_path": ("published_path",)}  # scores, of the others none
 
 
@@ -146,19 +146,23 @@ def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int)
 
 
 def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:
-    """The trainings of every control by name: one a seed for those in `REPEATED`, one for the others, and the second
-    round, which goes on from ours with noises that it has not learned from. settings: of the training on each part."""
-    units = {name: [training(name, seed, pool, settings) for seed in seeds] for name in REPEATED}
-    units |= {name: [training(name, seeds[0], pool, settings)] for name in ONCE}
-    fresh = replace(pool, seed=pool.seed_after(pool.parts * len(CATEGORIES)))
-    return units | {ROUND_2: [training("ours", seeds[0], fresh, settings, units["ours"][0])]}
+    """The trainings of every control by name, one a seed for those in `REPEATED`, one for the others, after the first
+    round; and after every later one, as "ours_round_2". settings: of the training of a round."""
+    asked = {name: seeds for name in REPEATED} | {name: seeds[:1] for name in ONCE}
+    chains = {name: [chain(training(name, seed, pool, settings)) for seed in each] for name, each in asked.items()}
+    return {
+        name if i == 0 else f"{name}_round_{i + 1}": [each[i] for each in part]
+        for i in range(pool.parts)
+        for name, part in chains.items()
+    }
 
 
-def training(control: str, seed: int, pool: Pool, settings: dict, start: dict | None = None) -> dict:
-    """The unit of a whole training: the last of one unit for each part of the training prompts, which goes on from the
-    one before, on images that this one's model draws. start: what the first of them goes on from. Raises ValueError for
-    settings that make no sense, before anything is drawn."""
+def training(control: str, seed: int, pool: Pool, settings: dict) -> dict:
+    """The unit of a whole training: the last of one unit a round, each on its part of the training prompts, which goes
+    on from the one before, on images that this one's model draws. Raises ValueError for settings that make no sense,
+    before anything is drawn."""
     FinetuningSettings(**settings, seed=seed)
+    start = None
     for part in range(pool.parts):
         own = replace(pool, start=start, part=part, seed=pool.seed_after(part * len(CATEGORIES)))
         own = own if start is None else replace(own, scores=NEEDED.get(control, ()))
@@ -166,28 +170,20 @@ def training(control: str, seed: int, pool: Pool, settings: dict, start: dict | 
     return start
 
 
-def first_training(control: str, seed: int, pool: Pool, settings: dict) -> dict:
-    """The unit of training on the first pool alone."""
-    return chain(training(control, seed, pool, settings))[0]
-
-
 def chain(unit: dict) -> list[dict]:
     """The units that lead to one, the first of them first, and itself."""
     return [*([] if unit["start"] is None else chain(unit["start"])), unit]
 
 
-def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[list[dict]]]:
-    """The records of trainings by name, of each those of its `chain`. What they draw on is made first: all pools that
-    the models so far can draw, all trainings on these, and so on."""
-    chains = {name: [chain(unit) for unit in each] for name, each in units.items()}
-    listed = [each for part in chains.values() for each in part]
-    for depth in range(max(map(len, listed))):
-        part = [each[depth] for each in listed if len(each) > depth]
+def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[dict]]:
+    """The records of trainings by name. What they draw on is made first: all pools that the models so far can draw, all
+    trainings on these, and so on."""
+    chains = [chain(unit) for each in units.values() for unit in each]
+    for depth in range(max(map(len, chains))):
+        part = [each[depth] for each in chains if len(each) > depth]
         draw_pools(list({digest(unit["pool"]): Pool(**unit["pool"]) for unit in part}.values()), workers)
-        run(tuning_unit, part, "finetuning", workers, f"fine-tuning {depth + 1}")
-    return {
-        name: [run(tuning_unit, units, "finetuning", 1, name) for units in each] for name, each in chains.items()
-    }
+        run(tuning_unit, part, "finetuning", workers, f"fine-tuning, round {depth + 1}")
+    return {name: run(tuning_unit, each, "finetuning", 1, name) for name, each in units.items()}
 
 
 def evaluated(

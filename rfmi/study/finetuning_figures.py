@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,27 +13,24 @@ from rfmi.study.figures import colours, markers, panels
 SMOOTHED = 25  # steps
 
 
-def curves(runs: Mapping[str, Sequence[Mapping]]) -> Figure:
-    """Training loss, a mean over `SMOOTHED` steps (left), and the held-out value less that before each pool's training
-    (right), a line a run, earlier ones on top; the saved steps are marked.
+def curves(runs: Mapping[str, Mapping]) -> Figure:
+    """Training loss, a mean over `SMOOTHED` steps (left), and the held-out value relative to the one before training
+    (right), a line a run; the saved step is marked.
 
-    runs: by name the records of `tuning_unit` that follow each other, one a pool.
+    runs: records of `tuning_unit` by name.
     """
     figure, (left, right) = panels(1, 2, size=(9.6, 3.8))
     colour, marker = colours(list(runs)), markers(list(runs))
-    for depth, (name, parts) in enumerate(runs.items()):
-        losses = np.concatenate([part["losses"] for part in parts])
-        width, before, own = min(SMOOTHED, len(losses)), 0, {"color": colour[name], "zorder": 3 - depth / len(runs)}
-        smooth = np.convolve(losses, np.full(width, 1 / width), "valid")
-        left.plot(np.arange(len(smooth)) + width, smooth, **own)
-        for i, part in enumerate(parts):
-            steps, values = (np.array(each) for each in zip(*part["validation"], strict=True))
-            chosen = int(np.flatnonzero(steps == part["chosen_step"])[0])
-            right.plot(before + steps, values - values[0], marker=marker[name], label="" if i else name, **own)
-            right.plot(before + steps[chosen], values[chosen] - values[0], "o", ms=12, mfc="none", **own)
-            before += len(part["losses"])
+    for name, run in runs.items():
+        width = min(SMOOTHED, len(run["losses"]))
+        smooth = np.convolve(run["losses"], np.full(width, 1 / width), "valid")
+        left.plot(np.arange(len(smooth)) + width, smooth, color=colour[name], label=name)
+        steps, values = (np.array(part) for part in zip(*run["validation"], strict=True))
+        right.plot(steps, values - values[0], color=colour[name], marker=marker[name], label=name)
+        chosen = int(np.flatnonzero(steps == run["chosen_step"])[0])
+        right.plot(steps[chosen], values[chosen] - values[0], "o", ms=12, mfc="none", color=colour[name])
     left.set(xlabel="step", ylabel="training loss")
-    right.set(xlabel="step", ylabel="held-out value, less that before")
+    right.set(xlabel="step", ylabel="held-out value, less that before training")
     right.axhline(0, color="k", lw=0.8)
     right.legend(fontsize=7, bbox_to_anchor=(1.01, 1), loc="upper left")
     return figure

@@ -26,8 +26,9 @@ NEEDS = {"clip_score": "an auxiliary model", "judge": "the truth"}
 
 
 def needs(method: str) -> str:
-    """What a method needs beside the model itself; of a variation, "judge, ...", what its choice needs."""
-    return NEEDS.get(method.split(",")[0], "nothing")
+    """What a method needs beside the model itself; of a variation, "judge, ...", or a later round, "judge_round_2",
+    what its choice needs."""
+    return NEEDS.get(method.split(",")[0].split("_round_")[0], "nothing")
 
 
 def chosen_alignment(
@@ -42,24 +43,6 @@ def chosen_alignment(
         values = pd.Series(aligned[rows.index].to_numpy(), index.set_names(["category", "prompt"]))
         parts.append(_as_series(mean_of_categories(values, seed), control))
     return pd.concat(parts, ignore_index=True)
-
-
-def trainings(runs: Mapping[str, Sequence[Sequence[Mapping]]]) -> pd.DataFrame:
-    """What the first training of each control chose from and kept, pool by pool: the aligned share of the images that
-    it finds best in the first pool and in the last, the saved steps, and the number of trainings.
-
-    runs: by name, of every training the records of `tuning_unit` that follow each other.
-    """
-    rows = {
-        name: {
-            "best images aligned, first pool": each[0][0]["aligned"],
-            "best images aligned, last pool": each[0][-1]["aligned"],
-            "saved at step": ", ".join(str(part["chosen_step"]) for part in each[0]),
-            "seeds": len(each),
-        }
-        for name, each in runs.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def alignment_by_method(evaluations: Mapping[str, Sequence[Evaluation]], seed: int) -> pd.DataFrame:
@@ -106,6 +89,24 @@ def by_novelty(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed:
             own = base[places].groupby("category").mean().mean(axis=1).mean()
             rows[kind] = {"prompts": gain["n"], BASE: own} | gain[["value", "low", "high"]].to_dict()
     return pd.DataFrame(rows).T
+
+
+def later_rounds(evaluations: Mapping[str, Sequence[Evaluation]], measured: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """What each later round adds to the alignment of the round before: value, low, high; and by how much each measure
+    of quality is above the base model's after it, NaN where it was not measured.
+
+    measured: of `quality_table`.
+    """
+    rows = {}
+    for name in evaluations:
+        control, _, number = name.partition("_round_")
+        if number:
+            before = control if number == "2" else f"{control}_round_{int(number) - 1}"
+            added = gains({each: evaluations[each] for each in (before, name)}, seed, against=before).loc[name]
+            rows[name] = added[["value", "low", "high"]].to_dict()
+    change = measured.pivot(index="series", columns="measure", values="change")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+    return table.join(change.add_suffix(", less base"))
 
 
 def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> dict[str, float]:
