@@ -125,17 +125,15 @@ def test_seconds_of_one_pass():
     assert f"{results('mi_benchmark')['seconds'] / 60:.1f} minutes" in readme()
 
 
-TUNED = ("base", "worst", "random", "published_path", "ours", "ours_round_2", "clip_score", "judge")
+TUNED = (
+    "base", "worst", "random", "published_path", "ours", "clip_score", "judge", "random_round_2", "ours_round_2",
+    "judge_round_2",
+)  # fmt: skip
 
 
 def points(value):
     """Shares as points: value, low and high."""
     return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f})"
-
-
-def told(row):
-    """A gain among prompts of one kind, as points."""
-    return points(row | {"value": row["gain"]})
 
 
 def finetuning_rows():
@@ -164,13 +162,20 @@ def test_what_fine_tuning_gains():
     low, high = found["share_of_ceiling_interval"]
     assert f"{points(found['gain_over_random'])} points more than on random numbers" in text
     assert f"{found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of what the judge's numbers gain" in text
-    assert f"from fresh noises, comes to {points(found['gains']['ours_round_2'])} points (one training seed)" in text
+    ours, judge = (found["later_rounds"][f"{name}_round_2"] for name in ("ours", "judge"))
+    assert (
+        f"A second round adds {points(ours)} points by our score and costs images: recall ends "
+        f"{-100 * ours['recall, less base']:.1f} points below the base model's and the Frechet distance "
+        f"{ours['frechet_distance, less base']:.2f} above, where the judge's second round ends "
+        f"{-100 * judge['recall, less base']:.1f} below and {-judge['frechet_distance, less base']:.2f} below"
+    ) in text
+    assert settings["rounds"] == 2
     by_noise = [100 * row["gain"] for row in found["by_noise"].values()]
     assert f"from noise to noise the gain goes from {min(by_noise):+.1f} to {max(by_noise):+.1f} points" in text
     seen, unseen = (found["by_novelty"][kind] for kind in ("pairs seen in training", "a pair never seen"))
     assert (
-        f"gains {told(seen)} points on the {seen['prompts']:.0f} prompts whose pairs of attribute and shape the base "
-        f"model was trained on, and {told(unseen)} on the {unseen['prompts']:.0f} with a pair that it has never seen, "
+        f"gains {points(seen)} points on the {seen['prompts']:.0f} prompts whose pairs of attribute and shape the base "
+        f"model was trained on, and {points(unseen)} on the {unseen['prompts']:.0f} with a pair that it has never seen, "
         f"of which it follows {unseen['base']:.0%}"
     ) in text
     assert f"{settings['candidates']} images of each of {settings['training_prompts']} training prompts" in text
