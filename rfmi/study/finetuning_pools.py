@@ -130,16 +130,15 @@ def read_images(selection: Selection) -> Tensor:
     return torch.stack([torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]) / 255
 
 
-def draw_pools(pools: Sequence[Pool], workers: int) -> None:
-    """Draw what is missing of several pools, all workers busy to the end."""
+def draw_pools(pools: Sequence[Pool], workers: int) -> tuple[list[dict], list[dict]]:
+    """The units of several pools and their records; what is missing is drawn, all workers busy to the end."""
     units = [{"category": category, "pool": asdict(pool)} for pool in pools for category in CATEGORIES]
-    run(pool_unit, units, "finetuning_pools", workers, "candidates")
+    return units, run(pool_unit, units, "finetuning_pools", workers, "candidates")
 
 
 def pool_of(pool: Pool, workers: int) -> tuple[Selection, dict[str, np.ndarray]]:
     """All candidates as one selection, and the numbers to choose by. What is missing is drawn first."""
-    units = [{"category": category, "pool": asdict(pool)} for category in CATEGORIES]
-    found = run(pool_unit, units, "finetuning_pools", workers, "candidates")
+    units, found = draw_pools([pool], workers)
     selection = join([read_selection(folder_of("pools", unit)) for unit in units])
     return selection, {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
