@@ -296,6 +296,32 @@ def test_an_advantage_is_cut_at_the_largest_deviation_and_centred_again():
         replace(settings, largest_deviation=0.0)
 
 
+def test_an_image_fails_far_below_the_upper_quartile_of_its_prompt_and_all_others_are_equal():
+    scores = np.array([[9.0, 8.0, 7.0, 1.0], [0.0, -1.0, -2.0, -3.0]])  # upper quartiles 8.25 and -0.75
+    settings = replace(QUICK, weighting="verdict", temperature=0.5, largest_deviation=10.0)
+    deviation = np.sqrt(((scores - scores.mean(1, keepdims=True)) ** 2).mean())
+    for failing, fails in ((0.6, [3, 7]), (0.4, [2, 3, 6, 7]), (2.4, [3])):
+        passes = np.isin(np.arange(8), fails, invert=True).reshape(2, 4) * 1.0
+        below = np.array([[8.25], [-0.75]]) - scores
+        np.testing.assert_array_equal(passes == 0, below > failing * deviation)
+        around = passes - passes.mean(1, keepdims=True)
+        expected = around / np.sqrt((around**2).mean()) / 0.5
+        chosen = selection(prompts=2, keep=4, scores=scores.ravel().tolist())
+        weights = training_pairs(chosen, replace(settings, failing=failing)).weights
+        np.testing.assert_allclose(weights, expected.ravel(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="'verdict' and preference 'dpo', which are two losses"):
+        replace(settings, preference="dpo")
+    with pytest.raises(ValueError, match="failing is 0"):
+        replace(settings, failing=0.0)
+
+
+def test_where_no_image_fails_there_is_nothing_to_learn(pipeline, tmp_path):
+    chosen = selection(prompts=2, keep=2, scores=[3.0, 1.0, 2.0, 0.5])
+    with pytest.raises(ValueError, match="no image is 9 deviations below .* keep more candidates"):
+        finetune(pipeline, chosen, output=tmp_path / "one", settings=replace(QUICK, weighting="verdict", failing=9.0))
+    assert not (tmp_path / "one").exists()
+
+
 def test_the_best_and_the_worst_of_every_prompt_are_found():
     chosen = selection(prompts=2, keep=3)
     assert torch.equal(best(chosen).latents, chosen.latents[[0, 3]])
@@ -483,9 +509,13 @@ def test_held_out_information_is_the_mean_score_of_the_tuned_model(pipeline, tmp
         held_out_information(field, held_out.latents, labels[:1])
 
 
-@pytest.mark.parametrize("loss", ["flow matching", "preference", "advantage"])
+@pytest.mark.parametrize("loss", ["flow matching", "preference", "advantage", "verdict"])
 def test_the_held_out_loss_is_the_loss_of_the_held_out_pairs(pipeline, tmp_path, loss):
-    changes = {"preference": {"preference": "dpo", "beta": 20.0}, "advantage": {"weighting": "advantage"}}
+    changes = {
+        "preference": {"preference": "dpo", "beta": 20.0},
+        "advantage": {"weighting": "advantage"},
+        "verdict": {"weighting": "verdict", "failing": 0.3},
+    }
     settings = replace(QUICK, hold_null=0.0, **changes.get(loss, {}))
     chosen, held_out = selection(keep=2), selection(prompts=3, keep=2, seed=5)
     rejected = [each.latents.flip(0) if loss == "preference" else None for each in (chosen, held_out)]
@@ -502,7 +532,7 @@ def test_the_held_out_loss_is_the_loss_of_the_held_out_pairs(pipeline, tmp_path,
         assert dict(done.validation)[step] == pytest.approx(-float(sum(expected)) / 2, rel=1e-3)
     assert dict(done.validation)[done.chosen_step] != dict(done.validation)[0]
     assert f" {settings.loss} loss, AdamW" in " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
-    assert settings.loss == loss.replace(" ", "-")
+    assert settings.loss == ("advantage" if loss == "verdict" else loss.replace(" ", "-"))
     with pytest.raises(ValueError, match="another pipeline"):
         value(deepcopy(pipeline.transformer))
 
@@ -910,4 +940,4 @@ def test_the_paper_preset_is_what_was_published():
     assert (paper.betas, paper.noise_level, paper.targets) == ((0.9, 0.999), (0.0, 1.0), None)
     assert [paper.rate(step) for step in (0, 199, 399, 1999)] == pytest.approx([5e-6 / 400, 2.5e-6, 5e-6, 5e-6])
     assert PRESETS["small"] == FinetuningSettings()
-    assert PRESETS["advantage"].weighting == "advantage"
+    assert PRESETS["verdict"] == replace(PRESETS["advantage"], weighting="verdict")

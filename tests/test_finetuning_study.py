@@ -20,7 +20,16 @@ from rfmi.study import finetuning_experiments as experiments
 from rfmi.study import finetuning_tables as tables
 from rfmi.study.cache import digest
 from rfmi.study.finetuning_experiments import chain, control_units, material, tuned
-from rfmi.study.finetuning_pools import HELD_OUT, Pool, chosen_by, rejected_by, scored_by, without_held_out
+from rfmi.study.finetuning_pools import (
+    HELD_OUT,
+    Pool,
+    chosen_by,
+    control_and_round,
+    rejected_by,
+    round_name,
+    scored_by,
+    without_held_out,
+)
 from rfmi.study.shipped import pipeline_with
 
 
@@ -218,13 +227,13 @@ def test_a_training_goes_from_round_to_round_and_sees_no_prompt_and_no_noise_twi
     assert len(units) == 6 * parts and [len(each) for each in units.values()] == [2, 2, 2, 1, 1, 1] * parts
     needed = {"ours": ("ours",), "worst": ("ours",), "published_path": ("published_path",)}
     for name, each in units.items():
-        control, _, number = name.partition("_round_")
+        control, number = control_and_round(name)
         for i, unit in enumerate(each):
             whole = chain(unit)
-            assert len(whole) == int(number or 1) and {part["control"] for part in whole} == {control}
+            assert len(whole) == number and round_name(control, number) == name and {part["control"] for part in whole} == {control}
             assert [part["start"] for part in whole] == [None, *whole[:-1]]
             assert all(part["pool"]["start"] == part["start"] for part in whole)
-            assert whole == [units[f"{control}_round_{j + 1}" if j else control][i] for j in range(len(whole))]
+            assert whole == [units[round_name(control, j + 1)][i] for j in range(len(whole))]
             assert all(part["pool"]["scores"] == needed.get(control, ()) for part in whole[1:])
     firsts = [chain(unit)[0]["pool"] for each in units.values() for unit in each]
     assert all(pool == firsts[0] for pool in firsts), "all controls choose from the same first pool"
@@ -290,6 +299,8 @@ def test_prompts_are_not_dealt_into_parts_that_can_hold_none_out():
 def test_settings_that_make_no_sense_are_refused_before_anything_is_drawn():
     with pytest.raises(ValueError, match="steps is 0"):
         control_units(POOL, {"steps": 0}, [0])
+    with pytest.raises(ValueError, match="failing is 0"):
+        control_units(POOL, {"failing": 0.0}, [0])
 
 
 def test_later_rounds_are_told_by_what_they_add_to_the_one_before():
@@ -343,6 +354,9 @@ def test_the_share_of_the_ceiling_is_the_ratio_of_gains():
     expected = (half - base).mean() / (most - base).mean()
     assert found["value"] == pytest.approx(expected) and found["low"] < expected < found["high"]
     assert tables.share_of_ceiling(evaluations, "judge", 0) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    later = evaluations | {"ours_round_2": evaluations["judge"], "judge_round_2": evaluations["ours"]}
+    after_two = tables.share_of_ceiling(later, "ours_round_2", 0)
+    assert after_two["value"] == pytest.approx(1 / expected), "held against the judge's after as many rounds"
 
 
 def test_a_table_says_what_every_method_needs():

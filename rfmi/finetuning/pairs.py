@@ -126,16 +126,31 @@ def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
     within = settings.weighting != "information"
     groups = [selected.prompt_id == p for p in selected.prompt_id.unique()] if within else [torch.ones(n).bool()]
     around = _centred(scores, groups)
-    scaled = around / around.square().mean().sqrt().clamp_min(1e-12)
-    if settings.weighting == "advantage":
+    scaled = _scaled(around)
+    if settings.signed:
         if not bool(scaled.any()):
             raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
+        if settings.weighting == "verdict":
+            scaled = _scaled(_centred(_passes(scaled, groups, settings.failing), groups))
         cut = scaled.clamp(-settings.largest_deviation, settings.largest_deviation)
         return (_centred(cut, groups) / settings.temperature).float()
     weights = torch.empty_like(scores)
     for group in groups:
         weights[group] = torch.softmax(scaled[group] / settings.temperature, 0) * int(group.sum())
     return weights.float()
+
+
+def _passes(scaled: Tensor, groups: list[Tensor], failing: float) -> Tensor:
+    """1 or 0 for scores in deviations: 0 for those that are too far below the upper quartile of their group."""
+    passes = torch.empty_like(scaled)
+    for group in groups:
+        passes[group] = (scaled[group] >= scaled[group].quantile(0.75) - failing).to(scaled)
+    return passes
+
+
+def _scaled(centred: Tensor) -> Tensor:
+    """Values in their deviation from 0."""
+    return centred / centred.square().mean().sqrt().clamp_min(1e-12)
 
 
 def _centred(values: Tensor, groups: list[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 """What a fine-tuning is asked for; presets: `paper` has the published values, `small` is flow matching at the size of
-the small world's model, and `advantage` what raised its alignment most, on a selection that keeps every candidate.
+the small world's model; `advantage` and `verdict` learn from a selection that keeps every candidate, by what it scores
+and by whether it fails, which moves images less in ways that no prompt asked for.
 
 The learning rate rises over `warmup` steps and stays. Noise levels are logit-normal, logit(sigma) ~ N(mean,
 deviation^2) with sigma = 1 - t. Diffusers' own script draws them likewise and then shifts them by its scheduler, s
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WEIGHTINGS = ("top", "information", "information_within_prompt", "advantage")
+WEIGHTINGS = ("top", "information", "information_within_prompt", "advantage", "verdict")
 PREFERENCES = ("none", "dpo")
 PRECISIONS = ("no", "bf16", "fp16")
 COUNTS = ("steps", "batch", "gradient_accumulation", "rank", "alpha", "checkpoint_steps", "validation_every")
@@ -28,10 +29,12 @@ class FinetuningSettings:
     `top` takes all pairs alike, `information` by the softmax of score / (temperature x the scores' deviation),
     `information_within_prompt` likewise among the pairs of each prompt, `advantage` by (score - its prompt's mean) /
     (temperature x the deviation within prompts), which has a sign and a loss of its own (`rfmi.finetuning.losses`).
-    largest_deviation: advantages are cut there, in deviations within prompts, and centred again; scores have long
-    tails, and a few blemished images would be most of the gradient. preference: `dpo` trains on pairs of a chosen and a
-    rejected image, with `beta` on the mean squared error of an element. averaging: what the moving average of the
-    weights keeps of itself a step, 0 for none. mixed_precision: of the computation; the adapter is float32 in any case.
+    `verdict` is an advantage of two values: an image fails whose score is more than `failing` deviations within prompts
+    below the upper quartile of its prompt's, and 1 or 0 takes the score's place. largest_deviation: advantages are cut
+    there, in deviations within prompts, and centred again; scores have long tails, and a few blemished images would be
+    most of the gradient. preference: `dpo` trains on pairs of a chosen and a rejected image, with `beta` on the mean
+    squared error of an element. averaging: what the moving average of the weights keeps of itself a step, 0 for none.
+    mixed_precision: of the computation; the adapter is float32 in any case.
     checkpoint_steps: if given, in place of checkpoint_seconds. Raises ValueError for values that make no sense.
     """
 
@@ -52,6 +55,7 @@ class FinetuningSettings:
     noise_level: tuple[float, float] = (0.0, 1.0)
     weighting: str = "top"
     temperature: float = 1.0
+    failing: float = 1.2
     largest_deviation: float = 1.0
     preference: str = "none"
     beta: float = 1000.0
@@ -67,7 +71,7 @@ class FinetuningSettings:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value}; give a whole number of at least 1")
-        for name in ("learning_rate", "largest_gradient_norm", "temperature", "largest_deviation", "beta"):
+        for name in ("learning_rate", "largest_gradient_norm", "temperature", "failing", "largest_deviation", "beta"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
         for name in ("warmup", "weight_decay", "hold_null", "checkpoint_seconds"):
@@ -87,15 +91,21 @@ class FinetuningSettings:
         for name, known in (("weighting", WEIGHTINGS), ("preference", PREFERENCES), ("mixed_precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(known)}")
-        if self.weighting == "advantage" and self.preference != "none":
+        if self.signed and self.preference != "none":
             raise ValueError(
-                "weighting is 'advantage' and preference 'dpo', which are two losses; take one, and leave the other out"
+                f"weighting is {self.weighting!r} and preference 'dpo', which are two losses; take one, and leave the "
+                "other out"
             )
+
+    @property
+    def signed(self) -> bool:
+        """Whether images weigh by advantages, which have a sign."""
+        return self.weighting in ("advantage", "verdict")
 
     @property
     def loss(self) -> str:
         """The name of the loss that is asked for (`rfmi.finetuning.losses`)."""
-        if self.weighting == "advantage":
+        if self.signed:
             return "advantage"
         return "preference" if self.preference == "dpo" else "flow-matching"
 
@@ -112,6 +122,7 @@ class FinetuningSettings:
 PRESETS = {
     "small": FinetuningSettings(),
     "advantage": FinetuningSettings(learning_rate=1e-3, weighting="advantage", temperature=0.1),
+    "verdict": FinetuningSettings(learning_rate=1e-3, weighting="verdict", temperature=0.1),
     "paper": FinetuningSettings(
         steps=2000,
         batch=240,

@@ -30,6 +30,7 @@ from rfmi.study.finetuning_pools import (
     folder_of,
     pool_of,
     rejected_by,
+    round_name,
     run,
     scored_by,
     without_held_out,
@@ -151,7 +152,7 @@ def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str,
     asked = {name: seeds for name in REPEATED} | {name: seeds[:1] for name in ONCE}
     chains = {name: [chain(training(name, seed, pool, settings)) for seed in each] for name, each in asked.items()}
     return {
-        name if i == 0 else f"{name}_round_{i + 1}": [each[i] for each in part]
+        round_name(name, i + 1): [each[i] for each in part]
         for i in range(pool.parts)
         for name, part in chains.items()
     }

@@ -143,6 +143,17 @@ def pool_of(pool: Pool, workers: int) -> tuple[Selection, dict[str, np.ndarray]]
     return selection, {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
+def round_name(control: str, number: int) -> str:
+    """What a control is called after a round, counted from 1: "ours", "ours_round_2"."""
+    return control if number == 1 else f"{control}_round_{number}"
+
+
+def control_and_round(name: str) -> tuple[str, int]:
+    """The control and the round that `round_name` has put together, of a variation what stands before the comma."""
+    control, _, number = name.split(",")[0].partition("_round_")
+    return control, int(number or 1)
+
+
 def numbers_of(control: str, numbers: dict[str, np.ndarray], seed: int) -> np.ndarray:
     """(n,) what a control chooses by, the larger the better: `random` by the seed alone, `worst` by our score turned
     round, the others by the score of their name; among equals the seed decides."""

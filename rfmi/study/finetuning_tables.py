@@ -19,7 +19,7 @@ from rfmi.scenes import parse
 from rfmi.scenes.words import HELD_OUT
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
-from rfmi.study.finetuning_pools import chosen_by
+from rfmi.study.finetuning_pools import chosen_by, control_and_round, round_name
 
 BASE, CEILING = "base", "judge"
 NEEDS = {"clip_score": "an auxiliary model", "judge": "the truth"}
@@ -28,7 +28,7 @@ NEEDS = {"clip_score": "an auxiliary model", "judge": "the truth"}
 def needs(method: str) -> str:
     """What a method needs beside the model itself; of a variation, "judge, ...", or a later round, "judge_round_2",
     what its choice needs."""
-    return NEEDS.get(method.split(",")[0].split("_round_")[0], "nothing")
+    return NEEDS.get(control_and_round(method)[0], "nothing")
 
 
 def chosen_alignment(
@@ -99,9 +99,9 @@ def later_rounds(evaluations: Mapping[str, Sequence[Evaluation]], measured: pd.D
     """
     rows = {}
     for name in evaluations:
-        control, _, number = name.partition("_round_")
-        if number:
-            before = control if number == "2" else f"{control}_round_{int(number) - 1}"
+        control, number = control_and_round(name)
+        if number > 1:
+            before = round_name(control, number - 1)
             added = gains({each: evaluations[each] for each in (before, name)}, seed, against=before).loc[name]
             rows[name] = added[["value", "low", "high"]].to_dict()
     change = measured.pivot(index="series", columns="measure", values="change")
@@ -110,8 +110,9 @@ def later_rounds(evaluations: Mapping[str, Sequence[Evaluation]], measured: pd.D
 
 
 def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> dict[str, float]:
-    """The gain of a method over that of training on the judge's choices: value, low, high."""
-    return share_of_the_way(*(by_image(evaluations[each]) for each in (BASE, name, CEILING)), seed)
+    """The gain of a method over that of training on the judge's choices for as many rounds: value, low, high."""
+    ceiling = round_name(CEILING, control_and_round(name)[1])
+    return share_of_the_way(*(by_image(evaluations[each]) for each in (BASE, name, ceiling)), seed)
 
 
 def quality_table(
