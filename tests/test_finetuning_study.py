@@ -230,7 +230,8 @@ def test_a_training_goes_from_round_to_round_and_sees_no_prompt_and_no_noise_twi
         control, number = control_and_round(name)
         for i, unit in enumerate(each):
             whole = chain(unit)
-            assert len(whole) == number and round_name(control, number) == name and {part["control"] for part in whole} == {control}
+            assert len(whole) == number and round_name(control, number) == name
+            assert {part["control"] for part in whole} == {control}
             assert [part["start"] for part in whole] == [None, *whole[:-1]]
             assert all(part["pool"]["start"] == part["start"] for part in whole)
             assert whole == [units[round_name(control, j + 1)][i] for j in range(len(whole))]

@@ -58,7 +58,7 @@ def finetune(
     pairs = training_pairs(selection, settings, rejected)
     if not bool(pairs.weights.any()):
         raise ValueError(
-            f"no image is {settings.failing:g} deviations below its prompt's upper quartile: there is nothing to learn; "
+            f"no image is {settings.failing:g} deviations below its prompt's upper quartile, so none is worse; "
             "keep more candidates of each prompt, or take a smaller `failing`"
         )
     layers = adapted_layers(pipeline, settings.targets)
