@@ -940,4 +940,5 @@ def test_the_paper_preset_is_what_was_published():
     assert (paper.betas, paper.noise_level, paper.targets) == ((0.9, 0.999), (0.0, 1.0), None)
     assert [paper.rate(step) for step in (0, 199, 399, 1999)] == pytest.approx([5e-6 / 400, 2.5e-6, 5e-6, 5e-6])
     assert PRESETS["small"] == FinetuningSettings()
+    assert PRESETS["advantage"].weighting == "advantage"
     assert PRESETS["verdict"] == replace(PRESETS["advantage"], weighting="verdict")

@@ -7,6 +7,7 @@ that all have been seen, and the noise levels of a batch are stratified: one in 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -131,21 +132,11 @@ def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
         if not bool(scaled.any()):
             raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
         if settings.weighting == "verdict":
-            scaled = _scaled(_centred(_passes(scaled, groups, settings.failing), groups))
+            threshold = _by_group(scaled, groups, lambda own: own.quantile(0.75)) - settings.failing
+            scaled = _scaled(_centred((scaled >= threshold).to(scaled), groups))
         cut = scaled.clamp(-settings.largest_deviation, settings.largest_deviation)
         return (_centred(cut, groups) / settings.temperature).float()
-    weights = torch.empty_like(scores)
-    for group in groups:
-        weights[group] = torch.softmax(scaled[group] / settings.temperature, 0) * int(group.sum())
-    return weights.float()
-
-
-def _passes(scaled: Tensor, groups: list[Tensor], failing: float) -> Tensor:
-    """1 or 0 for scores in deviations: 0 for those that are too far below the upper quartile of their group."""
-    passes = torch.empty_like(scaled)
-    for group in groups:
-        passes[group] = (scaled[group] >= scaled[group].quantile(0.75) - failing).to(scaled)
-    return passes
+    return _by_group(scaled, groups, lambda own: torch.softmax(own / settings.temperature, 0) * len(own)).float()
 
 
 def _scaled(centred: Tensor) -> Tensor:
@@ -154,11 +145,16 @@ def _scaled(centred: Tensor) -> Tensor:
 
 
 def _centred(values: Tensor, groups: list[Tensor]) -> Tensor:
-    """Values less the mean of their group; the groups are masks."""
-    centred = torch.zeros_like(values)
+    """Values less the mean of their group."""
+    return values - _by_group(values, groups, torch.mean)
+
+
+def _by_group(values: Tensor, groups: list[Tensor], function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The function of the values of each group, one or as many as they are; the groups are masks of all."""
+    found = torch.empty_like(values)
     for group in groups:
-        centred[group] = values[group] - values[group].mean()
-    return centred
+        found[group] = function(values[group])
+    return found
 
 
 def _rejected(selected: Selection, rejected: Selection | Tensor) -> Tensor:
