@@ -360,6 +360,31 @@ def test_the_share_of_the_ceiling_is_the_ratio_of_gains():
     assert after_two["value"] == pytest.approx(1 / expected), "held against the judge's after as many rounds"
 
 
+def test_quality_is_the_mean_over_the_seeds_of_training():
+    values, generator = {"color": [[1, 0, 1]] * 8}, torch.Generator().manual_seed(3)
+
+    def model(shift):
+        return Evaluation(evaluation(values).images, torch.randn(24, 4, generator=generator) + shift)
+
+    scenes, base, one, two = torch.randn(24, 4, generator=generator), model(0.0), model(0.5), model(1.0)
+    found = {
+        name: tables.quality_table({"base": [base], "ours": models}, scenes, 0, resamples=20).set_index(
+            ["series", "measure"]
+        )
+        for name, models in (("one", [one]), ("two", [two]), ("both", [one, two]))
+    }
+    for column in ("value", "change"):
+        alone = (found["one"][column] + found["two"][column]) / 2
+        pd.testing.assert_series_equal(found["both"][column], alone)
+    both = found["both"].loc["ours"]
+    assert set(both.index) == {"frechet_distance", "cmmd", "precision", "recall", "diversity"}
+    assert (both.low <= both.high).all() and (both.change_low <= both.change_high).all()
+    assert (found["both"].loc["base", ["change", "change_low", "change_high"]] == 0).all(axis=None)
+    assert both.value["frechet_distance"] == pytest.approx(
+        np.mean([rfmi.quality.frechet_distance(scenes, each.features) for each in (one, two)])
+    )
+
+
 def test_a_table_says_what_every_method_needs():
     found = tables.alignment_by_method(
         {name: [evaluation({"color": [[1, 0], [1, 1]], "shape": [[0, 0]]})] for name in ("base", "clip_score")}, 0
