@@ -19,7 +19,7 @@ from rfmi.selection.folder import fingerprint, kept_rows
 from rfmi.study import finetuning_experiments as experiments
 from rfmi.study import finetuning_tables as tables
 from rfmi.study.cache import digest
-from rfmi.study.finetuning_experiments import chain, control_units, material, tuned
+from rfmi.study.finetuning_experiments import BASE_MODEL, chain, control_units, material, model, tuned
 from rfmi.study.finetuning_pools import (
     HELD_OUT,
     Pool,
@@ -136,11 +136,42 @@ def test_a_merged_lora_draws_what_diffusers_draws_with_it_loaded(tmp_path):
         return sample(PipelineField(one, ["a red circle"]), noise, labels, times=times, guidance=2.0)
 
     before = drawn(pipeline)
-    merged = drawn(pipeline_with(lora))
+    merged = drawn(pipeline_with([lora]))
     pipeline.load_lora_weights(lora)
     torch.testing.assert_close(merged, drawn(pipeline), rtol=1e-3, atol=1e-3)
     assert (merged - before).abs().max() > 1e-2
-    torch.testing.assert_close(drawn(pipeline_with(None)), before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(drawn(pipeline_with([])), before, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    field = PipelineField(pipeline, ["a red circle"])
+    chosen = replace(
+        selection(prompts=1), latents=torch.randn(2, *field.shape), conditioning=field.conditioning,
+    )  # fmt: skip
+    shared = {"steps": 3, "batch": 2, "learning_rate": 2e-2, "warmup": 0, "averaging": 0.0}
+    loras = [
+        finetune(
+            pipeline, chosen, output=tmp_path / str(seed), settings=FinetuningSettings(**shared, seed=seed, **kind)
+        ).folder
+        for seed, kind in enumerate(({"rank": 2}, {"rank": 4, "alpha": 2}))
+    ]
+    base, *alone = (queries(pipeline_with(each).transformer) for each in ([], *([lora] for lora in loras)))
+    assert all((one - base).norm() > 1e-2 for one in alone)
+    for weight, parts in ((1.3, [0, 1]), (1.0, [0, 1]), (1.3, [1])):
+        found = queries(pipeline_with([loras[i] for i in parts], weight).transformer)
+        expected = base + weight * sum(alone[i] - base for i in parts) / len(parts)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    for name, lora in zip("ab", loras, strict=True):
+        pipeline.load_lora_weights(lora, adapter_name=name)
+    pipeline.set_adapters(["a", "b"], [0.65, 0.65])
+    noise, labels, times = field.noise([1, 2]), torch.zeros(2, dtype=torch.long), field.times(4)
+    own, merged = (
+        sample(PipelineField(one, ["a red circle"]), noise, labels, times=times, guidance=2.0)
+        for one in (pipeline, pipeline_with(loras, 1.3))
+    )
+    torch.testing.assert_close(merged, own, rtol=1e-3, atol=1e-3)
 
 
 def queries(transformer):
@@ -162,7 +193,7 @@ def test_a_second_pool_is_drawn_with_the_lora_loaded_and_learned_from_with_it_un
     own = select(pipe, ["a green cross", "a red square"], output=tmp_path / "base", seed=4, **recipe)
     assert (more.latents - own.latents).abs().max() > 1e-3
     second = finetune(pipe, more, output=tmp_path / "lora_2", settings=settings, start=first.folder)
-    base, one, two = (queries(pipeline_with(each).transformer) for each in (None, first.folder, second.folder))
+    base, one, two = (queries(pipeline_with(each).transformer) for each in ([], [first.folder], [second.folder]))
     assert 0 < (two - one).norm() < (two - base).norm(), "the second goes on from the first"
 
 
@@ -223,9 +254,10 @@ def seeds_of(pool):
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_a_training_goes_from_round_to_round_and_sees_no_prompt_and_no_noise_twice(parts):
-    units = control_units(replace(POOL, parts=parts), {"steps": 3}, [0, 1])
-    assert len(units) == 6 * parts and [len(each) for each in units.values()] == [2, 2, 2, 1, 1, 1] * parts
-    needed = {"ours": ("ours",), "worst": ("ours",), "published_path": ("published_path",)}
+    units = control_units(replace(POOL, parts=parts), {"steps": 3}, [0, 1, 2])
+    first = {"random", "ours", "judge", "worst", "clip_score", "published_path"}
+    assert set(units) == first | {round_name("ours", i + 1) for i in range(parts)}
+    assert all([unit["seed"] for unit in each] == [0, 1, 2] for each in units.values())
     for name, each in units.items():
         control, number = control_and_round(name)
         for i, unit in enumerate(each):
@@ -235,11 +267,11 @@ def test_a_training_goes_from_round_to_round_and_sees_no_prompt_and_no_noise_twi
             assert [part["start"] for part in whole] == [None, *whole[:-1]]
             assert all(part["pool"]["start"] == part["start"] for part in whole)
             assert whole == [units[round_name(control, j + 1)][i] for j in range(len(whole))]
-            assert all(part["pool"]["scores"] == needed.get(control, ()) for part in whole[1:])
+            assert all(part["pool"]["scores"] == ("ours",) for part in whole[1:])
     firsts = [chain(unit)[0]["pool"] for each in units.values() for unit in each]
     assert all(pool == firsts[0] for pool in firsts), "all controls choose from the same first pool"
     assert firsts[0]["scores"] == ("ours", "published_path")
-    pools = [Pool(**unit["pool"]) for unit in chain(list(units.values())[-1][0])]
+    pools = [Pool(**unit["pool"]) for unit in chain(units[round_name("ours", parts)][0])]
     for category in CATEGORIES:
         assert sorted(text for pool in pools for text in pool.texts(category)) == sorted(POOL.texts(category))
     seeds = [seed for pool in pools for seed in seeds_of(pool)]
@@ -263,7 +295,18 @@ def test_the_pools_that_models_can_draw_are_drawn_before_trainings_on_them(monke
     found = tuned(units, 1)
     assert {name: [each["unit"] for each in runs] for name, runs in found.items()} == units
     pools = {digest(unit["pool"]) for each in units.values() for unit in each}
-    assert pools <= set(done) and len(pools) == 1 + 6  # the first, and the second of each control
+    assert pools <= set(done) and len(pools) == 1 + 1  # the first, and the second of ours
+
+
+def test_a_model_is_evaluated_with_its_trainings_and_weight_in_the_order_asked_for(monkeypatch):
+    monkeypatch.setattr(experiments, "run", lambda function, asked, *_: asked)
+    one, two = control_units(POOL, {}, [0, 1])["ours"]
+    models = {"ours": model(one, two, weight=1.5), "base": BASE_MODEL, "one": model(two)}
+    found = experiments.evaluated(models, {"n_prompts": 3}, POOL, 1)
+    assert list(found) == ["ours", "base", "one"]
+    assert found["ours"]["trainings"] == [one, two] and found["ours"]["weight"] == 1.5
+    assert found["base"]["trainings"] == [] and found["one"] == found["base"] | {"trainings": [two]}
+    assert {"n_prompts": 3, "device": "cpu", "compiled": False, "precision": "float32"}.items() <= found["one"].items()
 
 
 def test_a_pool_has_the_images_and_scores_of_full_selection_for_less(tmp_path):
@@ -302,12 +345,14 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_drawn():
         control_units(POOL, {"steps": 0}, [0])
     with pytest.raises(ValueError, match="failing is 0"):
         control_units(POOL, {"failing": 0.0}, [0])
+    with pytest.raises(ValueError, match="no seeds of training"):
+        control_units(POOL, {}, [])
 
 
 def test_later_rounds_are_told_by_what_they_add_to_the_one_before():
     values = {"base": [[0, 0]], "ours": [[1, 0]], "ours_round_2": [[1, 1]], "ours_round_3": [[1, 0]], "judge": [[1, 1]]}
     values["judge_round_2"] = [[0, 1]]
-    evaluations = {name: [evaluation({"color": each, "shape": each})] for name, each in values.items()}
+    evaluations = {name: evaluation({"color": each, "shape": each}) for name, each in values.items()}
     rows = [("base", 0.0), ("ours", 0.1), ("ours_round_2", 0.3), ("ours_round_3", 0.4)]
     measured = pd.DataFrame([{"measure": "recall", "series": name, "change": value} for name, value in rows])
     found = tables.later_rounds(evaluations, measured, 0)
@@ -318,8 +363,8 @@ def test_later_rounds_are_told_by_what_they_add_to_the_one_before():
 
 
 def test_gains_are_told_noise_by_noise():
-    base = [evaluation({"color": [[0, 1], [1, 0]], "shape": [[0, 0]]})]
-    ours = [evaluation({"color": [[1, 1], [1, 1]], "shape": [[0, 1]]})] * 2
+    base = evaluation({"color": [[0, 1], [1, 0]], "shape": [[0, 0]]})
+    ours = evaluation({"color": [[1, 1], [1, 1]], "shape": [[0, 1]]})
     found = tables.by_noise({"base": base, "ours": ours}, "ours")
     assert found.index.tolist() == [42, 43] and found.base.tolist() == [0.25, 0.25]
     assert found.ours.tolist() == [0.5, 1.0] and found.gain.tolist() == [0.25, 0.75]
@@ -331,14 +376,14 @@ def test_gains_are_told_by_what_the_base_model_has_seen():
     base = evaluation({"color": [[0, 1], [0, 0]], "shape": [[1, 1]]})
     ours = evaluation({"color": [[0, 0], [1, 1]], "shape": [[1, 0]]})
     named = {
-        name: [Evaluation(each.images.replace({"prompt": texts}), None)]
+        name: Evaluation(each.images.replace({"prompt": texts}), None)
         for name, each in (("base", base), ("ours", ours))
     }
     found = tables.by_novelty(named, "ours", 0)
     assert found.loc["a pair never seen", ["prompts", "base", "value"]].tolist() == [1, 0.5, -0.5]
     assert found.loc["pairs seen in training", ["prompts", "base", "value"]].tolist() == [2, 0.5, 0.25]
     assert (found.low <= found.value).all() and (found.value <= found.high).all()
-    seen_only = {name: [Evaluation(each[0].images.query("category == 'shape'"), None)] for name, each in named.items()}
+    seen_only = {name: Evaluation(each.images.query("category == 'shape'"), None) for name, each in named.items()}
     assert tables.by_novelty(seen_only, "ours", 0).index.tolist() == ["pairs seen in training"]
 
 
@@ -348,46 +393,36 @@ def test_the_share_of_the_ceiling_is_the_ratio_of_gains():
     half, most = base.copy(), base.copy()
     half[:15], most[:30] = 1, 1
     evaluations = {
-        name: [evaluation({"color": table, "shape": table})] for name, table in
+        name: evaluation({"color": table, "shape": table}) for name, table in
         (("base", base), ("ours", half), ("judge", most))
     }  # fmt: skip
     found = tables.share_of_ceiling(evaluations, "ours", 0)
     expected = (half - base).mean() / (most - base).mean()
     assert found["value"] == pytest.approx(expected) and found["low"] < expected < found["high"]
     assert tables.share_of_ceiling(evaluations, "judge", 0) == {"value": 1.0, "low": 1.0, "high": 1.0}
-    later = evaluations | {"ours_round_2": evaluations["judge"], "judge_round_2": evaluations["ours"]}
-    after_two = tables.share_of_ceiling(later, "ours_round_2", 0)
-    assert after_two["value"] == pytest.approx(1 / expected), "held against the judge's after as many rounds"
 
 
-def test_quality_is_the_mean_over_the_seeds_of_training():
+def test_quality_is_told_with_its_change_from_the_base_model():
     values, generator = {"color": [[1, 0, 1]] * 8}, torch.Generator().manual_seed(3)
 
-    def model(shift):
+    def one(shift):
         return Evaluation(evaluation(values).images, torch.randn(24, 4, generator=generator) + shift)
 
-    scenes, base, one, two = torch.randn(24, 4, generator=generator), model(0.0), model(0.5), model(1.0)
-    found = {
-        name: tables.quality_table({"base": [base], "ours": models}, scenes, 0, resamples=20).set_index(
-            ["series", "measure"]
-        )
-        for name, models in (("one", [one]), ("two", [two]), ("both", [one, two]))
-    }
-    for column in ("value", "change"):
-        alone = (found["one"][column] + found["two"][column]) / 2
-        pd.testing.assert_series_equal(found["both"][column], alone)
-    both = found["both"].loc["ours"]
-    assert set(both.index) == {"frechet_distance", "cmmd", "precision", "recall", "diversity"}
-    assert (both.low <= both.high).all() and (both.change_low <= both.change_high).all()
-    assert (found["both"].loc["base", ["change", "change_low", "change_high"]] == 0).all(axis=None)
-    assert both.value["frechet_distance"] == pytest.approx(
-        np.mean([rfmi.quality.frechet_distance(scenes, each.features) for each in (one, two)])
-    )
+    scenes, models = torch.randn(24, 4, generator=generator), {"base": one(0.0), "ours": one(0.7)}
+    found = tables.quality_table(models, scenes, 0, resamples=20).set_index(["series", "measure"])
+    ours, base = found.loc["ours"], found.loc["base"]
+    assert set(ours.index) == {"frechet_distance", "cmmd", "precision", "recall", "diversity"}
+    assert (ours.low <= ours.high).all() and (ours.change_low <= ours.change_high).all()
+    np.testing.assert_allclose(ours.change, ours.value - base.value)
+    assert (base[["change", "change_low", "change_high"]] == 0).all(axis=None)
+    for name, each in models.items():
+        distance = rfmi.quality.frechet_distance(scenes, each.features)
+        assert found.value[name, "frechet_distance"] == pytest.approx(distance)
 
 
 def test_a_table_says_what_every_method_needs():
     found = tables.alignment_by_method(
-        {name: [evaluation({"color": [[1, 0], [1, 1]], "shape": [[0, 0]]})] for name in ("base", "clip_score")}, 0
+        {name: evaluation({"color": [[1, 0], [1, 1]], "shape": [[0, 0]]}) for name in ("base", "clip_score")}, 0
     )
     shown = tables.as_shown(found)
     assert shown.needs.to_dict() == {"base": "nothing", "clip_score": "an auxiliary model"}

@@ -38,8 +38,9 @@ from rfmi.study.finetuning_pools import (
 from rfmi.study.shipped import BATCH, loaded_clip, loaded_pipeline, pipeline_with, spread
 
 NOISE_SEED = 7  # of the held-out loss
-REPEATED, ONCE = ("random", "ours", "judge"), ("worst", "clip_score", "published_path")
-NEEDED = {"ours": ("ours",), "worst": ("ours",), "published_path": ("published_path",)}  # scores, of the others none
+CONTROLS = ("random", "ours", "judge", "worst", "clip_score", "published_path")
+LATER = "ours"  # goes on after the first round
+BASE_MODEL = {"trainings": [], "weight": 1.0}
 
 
 def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict | None) -> dict:
@@ -87,8 +88,14 @@ def material(
     return best, rejected_by(control, everything, numbers, settings.seed) if settings.preference == "dpo" else None
 
 
+def model(*trainings: dict, weight: float = 1.0) -> dict:
+    """The model of some trainings: the base model's weights plus `weight` times the mean of what their LoRAs add."""
+    return {"trainings": list(trainings), "weight": weight}
+
+
 def evaluation_unit(
-    tuned: dict | None,
+    trainings: list[dict],
+    weight: float,
     n_prompts: int,
     images_per_prompt: int,
     guidance: float,
@@ -100,11 +107,12 @@ def evaluation_unit(
     """A model's images of validation prompts, judged, with the benchmark's seeds: columns of `Evaluation.images`, CLIP
     `features`, and `information` (nats): its mean in a prompt's own images, by the squared form at guidance 1.
 
-    tuned: the unit of training whose LoRA is merged in, None for the base model.
+    trainings, weight: of `model`.
     """
     where = {"device": device, "compiled": compiled, "precision": precision}
-    pipeline = pipeline_with(None if tuned is None else folder_of("tunings", tuned), **where)
-    unit = {"tuned": tuned, "n": n_prompts, "images": images_per_prompt, "guidance": guidance, "steps": steps}
+    unit = {"trainings": trainings, "weight": weight}
+    pipeline = loaded(unit, **where)
+    unit |= {"n": n_prompts, "images": images_per_prompt, "guidance": guidance, "steps": steps}
     texts = {category: spread(prompts(category, "val"), n_prompts) for category in CATEGORIES}
     found = evaluate(
         pipeline,
@@ -122,6 +130,12 @@ def evaluation_unit(
         "features": found.features.round(decimals=5),
         "information": information,
     }
+
+
+def loaded(model: dict, device: str, compiled: bool = False, precision: str = "float32") -> StableDiffusion3Pipeline:
+    """The pipeline of a model whose trainings are done."""
+    loras = [folder_of("tunings", unit) for unit in model["trainings"]]
+    return pipeline_with(loras, model["weight"], device, compiled, precision)
 
 
 def own_information(pipeline: StableDiffusion3Pipeline, texts: Sequence[str], steps: int) -> list[float]:
@@ -147,26 +161,26 @@ def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int)
 
 
 def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:
-    """The trainings of every control by name, one a seed for those in `REPEATED`, one for the others, after the first
-    round; and after every later one, as "ours_round_2". settings: of the training of a round."""
-    asked = {name: seeds for name in REPEATED} | {name: seeds[:1] for name in ONCE}
-    chains = {name: [chain(training(name, seed, pool, settings)) for seed in each] for name, each in asked.items()}
+    """The trainings of every control by name, one a seed, after the first round; and of `LATER` after every later one,
+    as "ours_round_2". settings: of the training of a round. Raises ValueError where there is no seed, and for settings
+    that make no sense, before anything is drawn."""
+    if not seeds:
+        raise ValueError("there are no seeds of training, and so no trainings; give one or more")
+    rounds = [(control, 1) for control in CONTROLS] + [(LATER, i + 1) for i in range(1, pool.parts)]
     return {
-        round_name(name, i + 1): [each[i] for each in part]
-        for i in range(pool.parts)
-        for name, part in chains.items()
+        round_name(control, number): [training(control, seed, pool, settings, number) for seed in seeds]
+        for control, number in rounds
     }
 
 
-def training(control: str, seed: int, pool: Pool, settings: dict) -> dict:
+def training(control: str, seed: int, pool: Pool, settings: dict, rounds: int) -> dict:
     """The unit of a whole training: the last of one unit a round, each on its part of the training prompts, which goes
-    on from the one before, on images that this one's model draws. Raises ValueError for settings that make no sense,
-    before anything is drawn."""
+    on from the one before, on images that this one's model draws. Raises ValueError for settings that make no sense."""
     FinetuningSettings(**settings, seed=seed)
     start = None
-    for part in range(pool.parts):
+    for part in range(rounds):
         own = replace(pool, start=start, part=part, seed=pool.seed_after(part * len(CATEGORIES)))
-        own = own if start is None else replace(own, scores=NEEDED.get(control, ()))
+        own = own if start is None else replace(own, scores=(control,))
         start = {"control": control, "seed": seed, "pool": asdict(own), "settings": settings, "start": start}
     return start
 
@@ -187,27 +201,24 @@ def tuned(units: Mapping[str, Sequence[dict]], workers: int) -> dict[str, list[d
     return {name: run(tuning_unit, each, "finetuning", 1, name) for name, each in units.items()}
 
 
-def evaluated(
-    units: Mapping[str, Sequence[dict | None]], settings: dict, pool: Pool, workers: int
-) -> dict[str, list[dict]]:
-    """The records of evaluations by name; None stands for the base model. settings: of `evaluation_unit`; they are
-    drawn where the pool is."""
+def evaluated(models: Mapping[str, dict], settings: dict, pool: Pool, workers: int) -> dict[str, dict]:
+    """The records of evaluations of models by name. settings: of `evaluation_unit`; they are drawn where the pool
+    is."""
     asked = settings | {name: getattr(pool, name) for name in ("device", "compiled", "precision")}
-    models = {name: [asked | {"tuned": unit} for unit in each] for name, each in units.items()}
-    run(evaluation_unit, [unit for each in models.values() for unit in each], "evaluations", workers, "evaluation")
-    return {name: run(evaluation_unit, each, "evaluations", 1, name) for name, each in models.items()}
+    units = [asked | each for each in models.values()]
+    return dict(zip(models, run(evaluation_unit, units, "evaluations", workers, "evaluation"), strict=True))
 
 
 def before_and_after(
-    unit: dict, n_prompts: int, guidance: float, steps: int, seed: int, pool: Pool
+    model: dict, n_prompts: int, guidance: float, steps: int, seed: int, pool: Pool
 ) -> tuple[Tensor, list[str], list[bool]]:
     """(images, prompts, the judge's verdicts): in turn the base model's and the tuned model's image of one validation
     prompt of every category after another, from the same noise."""
     texts = [text for category in CATEGORIES for text in spread(prompts(category, "val"), n_prompts)]
     seeds = [seed + i for i in range(len(texts))]
     pairs = [
-        drawn(PipelineField(pipeline_with(lora, pool.device), texts), texts, seeds, guidance, steps)
-        for lora in (None, folder_of("tunings", unit))
+        drawn(PipelineField(loaded(each, pool.device), texts), texts, seeds, guidance, steps)
+        for each in (BASE_MODEL, model)
     ]
     images = torch.stack(pairs, 1).flatten(0, 1)
     twice = [text for text in texts for _ in pairs]

@@ -99,9 +99,9 @@ def pool_unit(category: str, pool: dict) -> dict:
     latents. The candidates themselves are in `folder_of("pools", unit)`.
     """
     asked = Pool(**pool)
-    lora = None if asked.start is None else folder_of("tunings", asked.start)
+    loras = [] if asked.start is None else [folder_of("tunings", asked.start)]
     selection = select(
-        pipeline_with(lora, asked.device, asked.compiled, asked.precision),
+        pipeline_with(loras, device=asked.device, compiled=asked.compiled, precision=asked.precision),
         asked.texts(category),
         output=folder_of("pools", {"category": category, "pool": pool}),
         candidates=asked.candidates,

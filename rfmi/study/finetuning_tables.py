@@ -1,7 +1,7 @@
 """The tables of the notebooks on fine-tuning and evaluation.
 
 Intervals are 95% bootstrap intervals that resample prompts within each category, and of images the noises that they
-start from (`rfmi.evaluation.comparing`); the value of an image is the mean over the seeds of training.
+start from (`rfmi.evaluation.comparing`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def chosen_alignment(
     return pd.concat(parts, ignore_index=True)
 
 
-def alignment_by_method(evaluations: Mapping[str, Sequence[Evaluation]], seed: int) -> pd.DataFrame:
+def alignment_by_method(evaluations: Mapping[str, Evaluation], seed: int) -> pd.DataFrame:
     """Alignment of a method's images by category: columns category, series, value, low, high, n."""
     parts = [_as_series(mean_of_categories(by_image(each), seed), name) for name, each in evaluations.items()]
     return pd.concat(parts, ignore_index=True)
@@ -60,7 +60,7 @@ def as_shown(alignment: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis(index="fine-tuned on", columns=None)
 
 
-def gains(evaluations: Mapping[str, Sequence[Evaluation]], seed: int, against: str = BASE) -> pd.DataFrame:
+def gains(evaluations: Mapping[str, Evaluation], seed: int, against: str = BASE) -> pd.DataFrame:
     """Every method's alignment less that of another, in the mean of the categories, paired by prompt."""
     rows = {
         name: compare(evaluations[against], each, seed=seed).loc[MEAN]
@@ -70,14 +70,14 @@ def gains(evaluations: Mapping[str, Sequence[Evaluation]], seed: int, against: s
     return pd.DataFrame(rows).T
 
 
-def by_noise(evaluations: Mapping[str, Sequence[Evaluation]], name: str) -> pd.DataFrame:
+def by_noise(evaluations: Mapping[str, Evaluation], name: str) -> pd.DataFrame:
     """Alignment by the seed of an image's noise, in the mean of the categories: the base model's, another's, and the
     gain."""
     found = {each: by_image(evaluations[each]).groupby("category").mean().mean() for each in (BASE, name)}
     return pd.DataFrame(found).assign(gain=found[name] - found[BASE])
 
 
-def by_novelty(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> pd.DataFrame:
+def by_novelty(evaluations: Mapping[str, Evaluation], name: str, seed: int) -> pd.DataFrame:
     """The gain of a method on prompts whose pairs of attribute and shape the base model was trained on, and on those
     with a pair that it has never seen: columns prompts, base (its own alignment), value, low, high."""
     base, other = by_image(evaluations[BASE]), by_image(evaluations[name])
@@ -91,7 +91,7 @@ def by_novelty(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed:
     return pd.DataFrame(rows).T
 
 
-def later_rounds(evaluations: Mapping[str, Sequence[Evaluation]], measured: pd.DataFrame, seed: int) -> pd.DataFrame:
+def later_rounds(evaluations: Mapping[str, Evaluation], measured: pd.DataFrame, seed: int) -> pd.DataFrame:
     """What each later round adds to the alignment of the round before: value, low, high; and by how much each measure
     of quality is above the base model's after it, NaN where it was not measured.
 
@@ -109,38 +109,30 @@ def later_rounds(evaluations: Mapping[str, Sequence[Evaluation]], measured: pd.D
     return table.join(change.add_suffix(", less base"))
 
 
-def share_of_ceiling(evaluations: Mapping[str, Sequence[Evaluation]], name: str, seed: int) -> dict[str, float]:
-    """The gain of a method over that of training on the judge's choices for as many rounds: value, low, high."""
-    ceiling = round_name(CEILING, control_and_round(name)[1])
-    return share_of_the_way(*(by_image(evaluations[each]) for each in (BASE, name, ceiling)), seed)
+def share_of_ceiling(evaluations: Mapping[str, Evaluation], name: str, seed: int) -> dict[str, float]:
+    """The gain of a method over that of training on the judge's choices: value, low, high."""
+    return share_of_the_way(*(by_image(evaluations[each]) for each in (BASE, name, CEILING)), seed)
 
 
 def quality_table(
-    evaluations: Mapping[str, Sequence[Evaluation]], scenes: torch.Tensor, seed: int, resamples: int = 200
+    evaluations: Mapping[str, Evaluation], scenes: torch.Tensor, seed: int, resamples: int = 200
 ) -> pd.DataFrame:
     """Image quality by method against rendered scenes of the same prompts, in the same order, and the diversity within
-    a prompt: columns measure, series, value, low, high; and change, change_low, change_high, less the base model's. A
-    value is the mean over the seeds of training. Intervals resample prompts, the same for all methods.
+    a prompt: columns measure, series, value, low, high; and change, change_low, change_high, less the base model's.
+    Intervals resample prompts, the same for all methods.
     """
-    draws = {
-        name: sum(_quality_of(found, scenes, seed, resamples) for found in each) / len(each)
-        for name, each in evaluations.items()
-    }
-    parts = []
+    draws, parts = {}, []
+    for name, found in evaluations.items():
+        generator = torch.Generator().manual_seed(seed)
+        groups = (found.images.category + " " + found.images.prompt).tolist()
+        draws[name] = quality_draws(scenes, found.features, generator=generator, groups=groups, resamples=resamples)
+        spread = diversity(found.features, groups).numpy()
+        rows = np.random.default_rng(seed).integers(len(spread), size=(resamples, len(spread)))
+        draws[name]["diversity"] = [spread.mean(), *spread[rows].mean(1)]
     for name, found in draws.items():
         change = interval_of(found - draws[BASE]).add_prefix("change_").rename(columns={"change_value": "change"})
         parts.append(interval_of(found).join(change).assign(series=name).reset_index())
     return pd.concat(parts, ignore_index=True)
-
-
-def _quality_of(found: Evaluation, scenes: torch.Tensor, seed: int, resamples: int) -> pd.DataFrame:
-    """`quality_draws` of one model's images, and the diversity within a prompt likewise."""
-    groups = (found.images.category + " " + found.images.prompt).tolist()
-    generator = torch.Generator().manual_seed(seed)
-    draws = quality_draws(scenes, found.features, generator=generator, groups=groups, resamples=resamples)
-    spread = diversity(found.features, groups).numpy()
-    rows = np.random.default_rng(seed).integers(len(spread), size=(resamples, len(spread)))
-    return draws.assign(diversity=[spread.mean(), *spread[rows].mean(1)])
 
 
 def information_table(found: Mapping[str, dict], categories: Sequence[str], seed: int) -> pd.DataFrame:
@@ -157,7 +149,6 @@ def information_table(found: Mapping[str, dict], categories: Sequence[str], seed
 
 
 def results(
-    headline: str,
     alignment: pd.DataFrame,
     gain: pd.DataFrame,
     share: dict[str, float],
@@ -166,16 +157,15 @@ def results(
     step_time: dict[str, float],
     settings: dict[str, Any],
 ) -> dict[str, Any]:
-    """What goes into reports/results/evaluation.json; gain, share and quality are those of the method `headline`."""
+    """What goes into reports/results/evaluation.json."""
     mean = alignment[alignment.category == MEAN].set_index("series")
     wide = measured.set_index(["measure", "series"])
     told = information[information.category == MEAN].set_index("series")
     return {
-        "headline": headline,
         "alignment": mean.value.to_dict(),
         "alignment_interval": mean[["low", "high"]].T.to_dict("list"),
         "by_category": alignment.drop(columns="n").to_dict("records"),
-        "gain": gain.loc[headline, ["value", "low", "high"]].to_dict(),
+        "gain": gain.loc["ours", ["value", "low", "high"]].to_dict(),
         "gains": gain[["value", "low", "high"]].T.to_dict(),
         "share_of_ceiling": share["value"],
         "share_of_ceiling_interval": [share["low"], share["high"]],
@@ -184,12 +174,12 @@ def results(
                 "base": wide.value[measure, BASE],
                 "base_low": wide.low[measure, BASE],
                 "base_high": wide.high[measure, BASE],
-                "ours": wide.value[measure, headline],
-                "low": wide.low[measure, headline],
-                "high": wide.high[measure, headline],
-                "change": wide.change[measure, headline],
-                "change_low": wide.change_low[measure, headline],
-                "change_high": wide.change_high[measure, headline],
+                "ours": wide.value[measure, "ours"],
+                "low": wide.low[measure, "ours"],
+                "high": wide.high[measure, "ours"],
+                "change": wide.change[measure, "ours"],
+                "change_low": wide.change_low[measure, "ours"],
+                "change_high": wide.change_high[measure, "ours"],
             }
             for measure in dict.fromkeys(measured.measure)
         },

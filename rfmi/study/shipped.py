@@ -49,13 +49,18 @@ def _vessel(device: str, compiled: bool, precision: str) -> StableDiffusion3Pipe
 
 
 def pipeline_with(
-    lora: Path | None, device: str = "cpu", compiled: bool = False, precision: str = "float32"
+    loras: Sequence[Path],
+    weight: float = 1.0,
+    device: str = "cpu",
+    compiled: bool = False,
+    precision: str = "float32",
 ) -> StableDiffusion3Pipeline:
-    """The shipped pipeline with a LoRA merged into its weights, or without one. It lasts until the next call."""
+    """The shipped pipeline with `weight` times the mean of some LoRAs merged into its weights; as it is shipped where
+    there are none. It lasts until the next call."""
     pipeline, source = _vessel(device, compiled, precision), StableDiffusion3Pipeline.from_pretrained(base_pipeline())
-    if lora is not None:
+    for lora in loras:
         source.load_lora_weights(lora)
-        source.fuse_lora()
+        source.fuse_lora(lora_scale=weight / len(loras))
         source.unload_lora_weights()
     pipeline.transformer.load_state_dict(source.transformer.state_dict())
     return pipeline
