@@ -144,7 +144,7 @@ def test_a_merged_lora_draws_what_diffusers_draws_with_it_loaded(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path):
+def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path, monkeypatch):
     pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
     field = PipelineField(pipeline, ["a red circle"])
     chosen = replace(
@@ -163,6 +163,14 @@ def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path
         found = queries(pipeline_with([loras[i] for i in parts], weight).transformer)
         expected = base + weight * sum(alone[i] - base for i in parts) / len(parts)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(experiments, "folder_of", lambda kind, unit: loras[unit["seed"]])
+    units = [{"seed": 0}, {"seed": 1}]
+    whole, *others = (weights(pipeline_with(part).transformer) for part in ([], loras[:1], loras[1:]))
+    changes = [each - whole for each in others]
+    cosine = float(changes[0] @ changes[1] / changes[0].norm() / changes[1].norm())
+    assert experiments.agreement(units) == pytest.approx(cosine, rel=1e-3)
+    assert experiments.agreement([*units, units[0]]) == pytest.approx((1 + 2 * cosine) / 3, rel=1e-3)
+    assert np.isnan(experiments.agreement(units[:1]))
     for name, lora in zip("ab", loras, strict=True):
         pipeline.load_lora_weights(lora, adapter_name=name)
     pipeline.set_adapters(["a", "b"], [0.65, 0.65])
@@ -174,9 +182,14 @@ def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path
     torch.testing.assert_close(merged, own, rtol=1e-3, atol=1e-3)
 
 
+def weights(transformer, kind=""):
+    """All weights of a kind in one vector."""
+    return torch.cat([value.flatten() for name, value in transformer.state_dict().items() if kind in name])
+
+
 def queries(transformer):
     """All weights that make queries, which every adapter changes."""
-    return torch.cat([value.flatten() for name, value in transformer.state_dict().items() if "to_q.weight" in name])
+    return weights(transformer, "to_q.weight")
 
 
 def test_a_second_pool_is_drawn_with_the_lora_loaded_and_learned_from_with_it_unloaded(tmp_path):

@@ -125,10 +125,7 @@ def test_seconds_of_one_pass():
     assert f"{results('mi_benchmark')['seconds'] / 60:.1f} minutes" in readme()
 
 
-TUNED = (
-    "base", "worst", "random", "published_path", "ours", "clip_score", "judge", "random_round_2", "ours_round_2",
-    "judge_round_2",
-)  # fmt: skip
+TUNED = ("base", "worst", "random", "published_path", "ours", "clip_score", "judge", "ours_round_2")
 
 
 def points(value):
@@ -162,14 +159,15 @@ def test_what_fine_tuning_gains():
     low, high = found["share_of_ceiling_interval"]
     assert f"{points(found['gain_over_random'])} points more than on random numbers" in text
     assert f"{found['share_of_ceiling']:.0%} ({low:.0%} to {high:.0%}) of what the judge's numbers gain" in text
-    ours, judge = (found["later_rounds"][f"{name}_round_2"] for name in ("ours", "judge"))
+    second = found["later_rounds"]["ours_round_2"]
     assert (
-        f"A second round adds {points(ours)} points by our score and costs images: recall ends "
-        f"{-100 * ours['recall, less base']:.1f} points below the base model's and the Frechet distance "
-        f"{ours['frechet_distance, less base']:.2f} above, where the judge's second round ends "
-        f"{-100 * judge['recall, less base']:.1f} below and {-judge['frechet_distance, less base']:.2f} below"
+        f"A second round adds {points(second)} points and costs images: recall is then "
+        f"{100 * second['recall, less base']:+.1f} points from the base model's, and the Frechet distance "
+        f"{second['frechet_distance, less base']:+.2f}"
     ) in text
     assert settings["rounds"] == 2
+    seeds, weight = settings["seeds"], settings["adapter_weight"]
+    assert f"the mean of the trainings of seeds {seeds}, at an adapter weight of {weight:g}" in text
     by_noise = [100 * row["gain"] for row in found["by_noise"].values()]
     assert f"from noise to noise the gain goes from {min(by_noise):+.1f} to {max(by_noise):+.1f} points" in text
     seen, unseen = (found["by_novelty"][kind] for kind in ("pairs seen in training", "a pair never seen"))
@@ -180,8 +178,21 @@ def test_what_fine_tuning_gains():
     ) in text
     assert f"{settings['candidates']} images of each of {settings['training_prompts']} training prompts" in text
     assert f"{drawn['n_prompts']} validation prompts a category, {drawn['images_per_prompt']} images each" in text
-    assert f"{settings['training']['steps']} steps" in text and f"training seeds {settings['seeds']}" in text
+    assert f"{settings['training']['steps']} steps" in text and "`verdict`" in text
+    assert settings["training"]["weighting"] == "verdict"
+    assert f"{settings['training']['failing']:g} deviations" in text
     assert f"{found['step_time_ratio']:.2f} times the samples a second of diffusers' own loop" in text
+
+
+def test_what_the_mean_and_the_weight_and_verdicts_gain():
+    found, text = results("finetuning"), " ".join(readme().split())
+    tried = {name: points(value) for name, value in found["variations"].items()}
+    assert (
+        f"One training alone gains {tried['ours, one training']}, at the weight {tried['ours, one at the weight']}, "
+        f"and the mean without the weight {tried['ours, mean at weight 1']}; one training by scores in place of verdicts "
+        f"gains {tried['scores']}"
+    ) in text
+    assert f"a cosine of {found['agreement']['ours']:.2f} (random numbers: {found['agreement']['random']:.2f})" in text
 
 
 def test_what_the_best_image_alone_gains():

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from rfmi.base_model.clip import image_features
 from rfmi.evaluation import Evaluation, evaluate
@@ -136,6 +137,16 @@ def loaded(model: dict, device: str, compiled: bool = False, precision: str = "f
     """The pipeline of a model whose trainings are done."""
     loras = [folder_of("tunings", unit) for unit in model["trainings"]]
     return pipeline_with(loras, model["weight"], device, compiled, precision)
+
+
+@torch.no_grad()
+def agreement(units: Sequence[dict]) -> float:
+    """The mean cosine between the changes that trainings make to the weights, over all pairs of them; NaN for one."""
+    models = [BASE_MODEL, *map(model, units)]
+    base, *tuned = (parameters_to_vector(loaded(each, "cpu").transformer.parameters()) for each in models)
+    changes = torch.stack(tuned) - base
+    first, second = torch.combinations(torch.arange(len(units))).T
+    return float(torch.cosine_similarity(changes[first], changes[second]).mean())
 
 
 def own_information(pipeline: StableDiffusion3Pipeline, texts: Sequence[str], steps: int) -> list[float]:
