@@ -280,10 +280,10 @@ def test_a_training_goes_from_round_to_round_and_sees_no_prompt_and_no_noise_twi
             assert [part["start"] for part in whole] == [None, *whole[:-1]]
             assert all(part["pool"]["start"] == part["start"] for part in whole)
             assert whole == [units[round_name(control, j + 1)][i] for j in range(len(whole))]
-            assert all(part["pool"]["scores"] == ("ours",) for part in whole[1:])
+            assert all(not part["pool"]["along_path"] for part in whole[1:])
     firsts = [chain(unit)[0]["pool"] for each in units.values() for unit in each]
     assert all(pool == firsts[0] for pool in firsts), "all controls choose from the same first pool"
-    assert firsts[0]["scores"] == ("ours", "published_path")
+    assert firsts[0]["along_path"]
     pools = [Pool(**unit["pool"]) for unit in chain(units[round_name("ours", parts)][0])]
     for category in CATEGORIES:
         assert sorted(text for pool in pools for text in pool.texts(category)) == sorted(POOL.texts(category))
@@ -326,23 +326,16 @@ def test_a_pool_has_the_images_and_scores_of_full_selection_for_less(tmp_path):
     pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
     recipe = {"candidates": 4, "keep": 4, "guidance": 1.0, "steps": 4, "seed": 3}
     found = {}
-    for scores, evaluations in (
-        (("ours", "published_path"), 2 * 4 + 2 * 2 * 5),
-        (("ours",), 4 + 2 * 2 * 5),
-        (("published_path",), 2 * 4),
-        ((), 4 + 1),
-    ):
-        asked = replace(POOL, noises=2, scores=scores).choosing()
+    for along_path, evaluations in ((True, 2 * 4 + 2 * 2 * 5), (False, 4 + 2 * 2 * 5)):
+        asked = replace(POOL, noises=2, along_path=along_path).choosing()
         chosen = select(pipeline, ["a red circle"], output=tmp_path / str(len(found)), **recipe, **asked)
         rows = kept_rows(chosen.candidates)
-        found[scores] = rows.set_index("seed").assign(place=range(4)).sort_index(), chosen.latents
+        found[along_path] = rows.set_index("seed").assign(place=range(4)).sort_index(), chosen.latents
         assert rows.evaluations.tolist() == [evaluations] * 4
-    (whole, images), *others = found.values()
-    for (table, latents), scores in zip(others, list(found)[1:], strict=True):
-        torch.testing.assert_close(latents[table.place.tolist()], images[whole.place.tolist()], rtol=1e-3, atol=1e-3)
-        for score, name in (("score", "ours"), ("path", "published_path")):
-            if name in scores:
-                np.testing.assert_allclose(table[score], whole[score], rtol=1e-3)
+    (whole, images), (table, latents) = found.values()
+    torch.testing.assert_close(latents[table.place.tolist()], images[whole.place.tolist()], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(table.score, whole.score, rtol=1e-3)
+    assert whole.path.notna().all() and table.path.isna().all()
 
 
 def test_prompts_are_not_dealt_into_parts_that_can_hold_none_out():

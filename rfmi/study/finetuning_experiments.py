@@ -191,7 +191,7 @@ def training(control: str, seed: int, pool: Pool, settings: dict, rounds: int) -
     start = None
     for part in range(rounds):
         own = replace(pool, start=start, part=part, seed=pool.seed_after(part * len(CATEGORIES)))
-        own = own if start is None else replace(own, scores=(control,))
+        own = own if start is None else replace(own, along_path=False)
         start = {"control": control, "seed": seed, "pool": asdict(own), "settings": settings, "start": start}
     return start
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from rfmi.base_model.clip import clip_score
 from rfmi.scenes import CATEGORIES, prompts
 from rfmi.scenes.judging import judge
-from rfmi.scoring import METHODS, Method
+from rfmi.scoring import METHODS
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.selection import Pruning, Selection, best, join, read_selection, select, worst
 from rfmi.selection.folder import image_name, kept_rows
@@ -29,7 +29,6 @@ from rfmi.study.cache import Cache, digest, run_units
 from rfmi.study.paths import cache_folder
 from rfmi.study.shipped import BATCH, cache_for, loaded_clip, pipeline_with, spread
 
-CHEAPEST = Method("conditional_loss", (0.5,), noises=1, against="nothing")  # where nobody asks for a score
 HELD_OUT = 16  # one prompt in this many is kept from training, for the early choice
 
 
@@ -37,8 +36,7 @@ HELD_OUT = 16  # one prompt in this many is kept from training, for the early ch
 class Pool:
     """Which candidates: of the prompts of one of the `parts` into which `n_prompts` training prompts a category are
     dealt, each with seeds of its own from `seed` on, drawn by the base model or by that of the unit of training
-    `start`. scores: those of the model that are computed, "ours" with `noises` a level and "published_path"; the other
-    numbers ask for the images alone.
+    `start`; scored with `noises` a level. along_path: whether the published score, along the path, is computed as well.
 
     Raises ValueError for parts of fewer than two prompts a category.
     """
@@ -55,7 +53,7 @@ class Pool:
     start: dict | None = None
     parts: int = 1
     part: int = 0
-    scores: tuple[str, ...] = ("ours", "published_path")
+    along_path: bool = True
 
     def __post_init__(self) -> None:
         if self.parts < 1 or self.n_prompts < 2 * self.parts:
@@ -76,10 +74,8 @@ class Pool:
         """How `rfmi.select` gets the scores and nothing more: the null branch along the way costs as much as drawing,
         and only the published score asks for it."""
         ours = replace(METHODS[DEFAULT_METHOD], noises=self.noises)
-        if "published_path" in self.scores:
-            return {"method": ours if "ours" in self.scores else "path"}
-        method = ours if "ours" in self.scores else CHEAPEST
-        return {"method": method, "prune": Pruning(rounds=((self.candidates, method.noises),))}
+        pruning = False if self.along_path else Pruning(rounds=((self.candidates, self.noises),))
+        return {"method": ours, "prune": pruning}
 
 
 @cache
@@ -115,8 +111,9 @@ def pool_unit(category: str, pool: dict) -> dict:
     rows = kept_rows(selection.candidates)
     images = read_images(selection)
     found = judge(images, rows.prompt.tolist())
-    own = {"ours": rows.score.tolist(), "published_path": rows.path.tolist()}
-    return {name: own[name] for name in asked.scores} | {
+    path = {"published_path": rows.path.tolist()} if asked.along_path else {}
+    return path | {
+        "ours": rows.score.tolist(),
         "clip_score": clip_score(*loaded_clip(), images, rows.prompt.tolist()),
         "aligned": found.aligned.astype(float).tolist(),
         "judge": (found.aligned.astype(float) + found.score).tolist(),
