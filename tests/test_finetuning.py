@@ -7,6 +7,7 @@ import os
 import signal
 from copy import deepcopy
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -317,8 +318,10 @@ def test_an_image_fails_far_below_the_upper_quartile_of_its_prompt_and_all_other
 
 def test_where_no_image_fails_there_is_nothing_to_learn(pipeline, tmp_path):
     chosen = selection(prompts=2, keep=2, scores=[3.0, 1.0, 2.0, 0.5])
-    with pytest.raises(ValueError, match="no image is 9 deviations below .* keep more candidates"):
-        finetune(pipeline, chosen, output=tmp_path / "one", settings=replace(QUICK, weighting="verdict", failing=9.0))
+    settings = replace(QUICK, weighting="verdict", failing=9.0)
+    for learn in (partial(finetune, output=tmp_path / "one"), held_out_loss):
+        with pytest.raises(ValueError, match="no image is 9 deviations below .* keep more candidates"):
+            learn(pipeline, chosen, settings=settings)
     assert not (tmp_path / "one").exists()
 
 

@@ -100,9 +100,15 @@ def test_every_control_chooses_by_its_own_numbers():
 def test_what_a_control_trains_on_is_its_choice_or_all_images_with_its_numbers():
     pool = selection(prompts=3, keep=2)
     numbers = {"ours": np.arange(6.0), "judge": np.array([2.0, 1.0, 0.0, 1.0, 2.0, 0.0])}
-    all_images, rejected = material("judge", pool, numbers, FinetuningSettings(weighting="advantage"))
-    assert rejected is None and torch.equal(all_images.latents, pool.latents)
-    np.testing.assert_allclose(all_images.candidates.score, numbers["judge"], atol=1e-6)
+    for weighting in ("advantage", "verdict"):
+        all_images, rejected = material("judge", pool, numbers, FinetuningSettings(weighting=weighting))
+        assert rejected is None and torch.equal(all_images.latents, pool.latents)
+        np.testing.assert_allclose(all_images.candidates.score, numbers["judge"], atol=1e-6)
+    by_chance = [
+        material("random", pool, numbers, FinetuningSettings(weighting="verdict", seed=seed))[0].candidates.score
+        for seed in (0, 5)
+    ]
+    np.testing.assert_array_equal(*by_chance, err_msg="trainings of one control have the same numbers")
     assert pool.candidates.score.tolist() == [-float(i) for i in range(6)]
     for preference in ("none", "dpo"):
         best_images, rejected = material("judge", pool, numbers, FinetuningSettings(preference=preference))
@@ -171,6 +177,9 @@ def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path
     assert experiments.agreement(units) == pytest.approx(cosine, rel=1e-3)
     assert experiments.agreement([*units, units[0]]) == pytest.approx((1 + 2 * cosine) / 3, rel=1e-3)
     assert np.isnan(experiments.agreement(units[:1]))
+    found = weights(experiments.loaded(model(*units, weight=1.3), "cpu").transformer)
+    torch.testing.assert_close(found, whole + 1.3 * sum(changes) / 2, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights(experiments.loaded(BASE_MODEL, "cpu").transformer), whole)
     for name, lora in zip("ab", loras, strict=True):
         pipeline.load_lora_weights(lora, adapter_name=name)
     pipeline.set_adapters(["a", "b"], [0.65, 0.65])
@@ -351,8 +360,12 @@ def test_settings_that_make_no_sense_are_refused_before_anything_is_drawn():
         control_units(POOL, {"steps": 0}, [0])
     with pytest.raises(ValueError, match="failing is 0"):
         control_units(POOL, {"failing": 0.0}, [0])
-    with pytest.raises(ValueError, match="no seeds of training"):
-        control_units(POOL, {}, [])
+    for seeds in ([], [0, 1, 0]):
+        with pytest.raises(ValueError, match="seeds of training are .* each once"):
+            control_units(POOL, {}, seeds)
+    for weight in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="adapter weight is .* above 0"):
+            model({"seed": 0}, weight=weight)
 
 
 def test_later_rounds_are_told_by_what_they_add_to_the_one_before():

@@ -89,8 +89,13 @@ def training_pairs(
             f"the preference is {settings.preference!r} and rejected images are "
             f"{'missing' if rejected is None else 'given'}; give both 'dpo' and `rejected`, or neither"
         )
-    other = None if rejected is None else _rejected(selected, rejected)
-    return Pairs(latents, rows, selected.conditioning, _weights(selected, settings), other)
+    other, weights = None if rejected is None else _rejected(selected, rejected), _weights(selected, settings)
+    if not bool(weights.any()):
+        raise ValueError(
+            f"no image is {settings.failing:g} deviations below its prompt's upper quartile, so none is worse; "
+            "keep more candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
+        )
+    return Pairs(latents, rows, selected.conditioning, weights, other)
 
 
 def draw_batch(pairs: Pairs, settings: FinetuningSettings, step: int) -> Batch:

@@ -56,11 +56,6 @@ def finetune(
     family, folder, transformer = family_of(pipeline), Path(output), pipeline.transformer
     selection = selected if isinstance(selected, Selection) else read_selection(selected)
     pairs = training_pairs(selection, settings, rejected)
-    if not bool(pairs.weights.any()):
-        raise ValueError(
-            f"no image is {settings.failing:g} deviations below its prompt's upper quartile, so none is worse; "
-            "keep more candidates of each prompt, or take a smaller `failing`"
-        )
     layers = adapted_layers(pipeline, settings.targets)
     _check_fit(pairs, transformer, family)
     run = run_record(

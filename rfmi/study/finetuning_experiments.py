@@ -25,6 +25,7 @@ from rfmi.selection.folder import kept_rows
 from rfmi.study.base_model_experiments import drawn, reconstructed
 from rfmi.study.cache import digest
 from rfmi.study.finetuning_pools import (
+    CHOICE_SEED,
     Pool,
     chosen_by,
     draw_pools,
@@ -68,7 +69,7 @@ def tuning_unit(control: str, seed: int, pool: dict, settings: dict, start: dict
         start=first,
         validation=held_out_loss(pipeline, held_out[0], replace(asked, seed=NOISE_SEED), held_out[1], start=first),
     )
-    best = kept_rows(chosen_by(control, everything, numbers, seed).candidates).index
+    best = kept_rows(chosen_by(control, everything, numbers, CHOICE_SEED).candidates).index
     aligned = pd.Series(numbers["aligned"], kept_rows(everything.candidates).index)
     return {
         "losses": found.losses,
@@ -84,13 +85,16 @@ def material(
     """What a control trains on: all images with its numbers for their scores, where these weigh them; its best image of
     every prompt; or this and its worst."""
     if settings.weighting != "top":
-        return scored_by(control, everything, numbers, settings.seed), None
-    best = chosen_by(control, everything, numbers, settings.seed)
-    return best, rejected_by(control, everything, numbers, settings.seed) if settings.preference == "dpo" else None
+        return scored_by(control, everything, numbers, CHOICE_SEED), None
+    best = chosen_by(control, everything, numbers, CHOICE_SEED)
+    return best, rejected_by(control, everything, numbers, CHOICE_SEED) if settings.preference == "dpo" else None
 
 
 def model(*trainings: dict, weight: float = 1.0) -> dict:
-    """The model of some trainings: the base model's weights plus `weight` times the mean of what their LoRAs add."""
+    """The model of some trainings: the base model's weights plus `weight` times the mean of what their LoRAs add.
+    Raises ValueError for a weight that is no number above 0."""
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"the adapter weight is {weight}; give a number above 0")
     return {"trainings": list(trainings), "weight": weight}
 
 
@@ -133,18 +137,19 @@ def evaluation_unit(
     }
 
 
-def loaded(model: dict, device: str, compiled: bool = False, precision: str = "float32") -> StableDiffusion3Pipeline:
-    """The pipeline of a model whose trainings are done."""
-    loras = [folder_of("tunings", unit) for unit in model["trainings"]]
-    return pipeline_with(loras, model["weight"], device, compiled, precision)
+def loaded(which: dict, device: str, compiled: bool = False, precision: str = "float32") -> StableDiffusion3Pipeline:
+    """The pipeline of a model whose trainings are done, until the next call."""
+    loras = [folder_of("tunings", unit) for unit in which["trainings"]]
+    return pipeline_with(loras, which["weight"], device, compiled, precision)
 
 
 @torch.no_grad()
 def agreement(units: Sequence[dict]) -> float:
-    """The mean cosine between the changes that trainings make to the weights, over all pairs of them; NaN for one."""
+    """The mean cosine between the changes that trainings, one or more, make to the weights, over all pairs of them; NaN
+    for one."""
     models = [BASE_MODEL, *map(model, units)]
-    base, *tuned = (parameters_to_vector(loaded(each, "cpu").transformer.parameters()) for each in models)
-    changes = torch.stack(tuned) - base
+    base, *others = (parameters_to_vector(loaded(each, "cpu").transformer.parameters()) for each in models)
+    changes = torch.stack(others) - base
     first, second = torch.combinations(torch.arange(len(units))).T
     return float(torch.cosine_similarity(changes[first], changes[second]).mean())
 
@@ -175,12 +180,12 @@ def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str,
     """The trainings of every control by name, one a seed, after the first round; and of `LATER` after every later one,
     as "ours_round_2". settings: of the training of a round. Raises ValueError where there is no seed, and for settings
     that make no sense, before anything is drawn."""
-    if not seeds:
-        raise ValueError("there are no seeds of training, and so no trainings; give one or more")
-    rounds = [(control, 1) for control in CONTROLS] + [(LATER, i + 1) for i in range(1, pool.parts)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"the seeds of training are {list(seeds)}; give one or more, each once")
+    asked = [(control, 1) for control in CONTROLS] + [(LATER, i + 1) for i in range(1, pool.parts)]
     return {
         round_name(control, number): [training(control, seed, pool, settings, number) for seed in seeds]
-        for control, number in rounds
+        for control, number in asked
     }
 
 
@@ -221,7 +226,7 @@ def evaluated(models: Mapping[str, dict], settings: dict, pool: Pool, workers: i
 
 
 def before_and_after(
-    model: dict, n_prompts: int, guidance: float, steps: int, seed: int, pool: Pool
+    which: dict, n_prompts: int, guidance: float, steps: int, seed: int, pool: Pool
 ) -> tuple[Tensor, list[str], list[bool]]:
     """(images, prompts, the judge's verdicts): in turn the base model's and the tuned model's image of one validation
     prompt of every category after another, from the same noise."""
@@ -229,7 +234,7 @@ def before_and_after(
     seeds = [seed + i for i in range(len(texts))]
     pairs = [
         drawn(PipelineField(loaded(each, pool.device), texts), texts, seeds, guidance, steps)
-        for each in (BASE_MODEL, model)
+        for each in (BASE_MODEL, which)
     ]
     images = torch.stack(pairs, 1).flatten(0, 1)
     twice = [text for text in texts for _ in pairs]

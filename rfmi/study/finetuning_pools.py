@@ -29,6 +29,7 @@ from rfmi.study.cache import Cache, digest, run_units
 from rfmi.study.paths import cache_folder
 from rfmi.study.shipped import BATCH, cache_for, loaded_clip, pipeline_with, spread
 
+CHOICE_SEED = 0  # of random numbers and between equals, whatever the training: all of a control learn from the same
 HELD_OUT = 16  # one prompt in this many is kept from training, for the early choice
 
 

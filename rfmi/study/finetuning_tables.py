@@ -19,7 +19,7 @@ from rfmi.scenes import parse
 from rfmi.scenes.words import HELD_OUT
 from rfmi.selection import Selection
 from rfmi.selection.folder import kept_rows
-from rfmi.study.finetuning_pools import chosen_by, control_and_round, round_name
+from rfmi.study.finetuning_pools import CHOICE_SEED, chosen_by, control_and_round, round_name
 
 BASE, CEILING = "base", "judge"
 NEEDS = {"clip_score": "an auxiliary model", "judge": "the truth"}
@@ -38,7 +38,7 @@ def chosen_alignment(
     kept, parts = kept_rows(selection.candidates), []
     aligned = pd.Series(numbers["aligned"], kept.index)
     for control in controls:
-        rows = kept_rows(chosen_by(control, selection, numbers, seed).candidates)
+        rows = kept_rows(chosen_by(control, selection, numbers, CHOICE_SEED).candidates)
         index = pd.MultiIndex.from_arrays([rows.prompt.map(lambda text: parse(text).category), rows.prompt])
         values = pd.Series(aligned[rows.index].to_numpy(), index.set_names(["category", "prompt"]))
         parts.append(_as_series(mean_of_categories(values, seed), control))

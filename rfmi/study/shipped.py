@@ -55,8 +55,8 @@ def pipeline_with(
     compiled: bool = False,
     precision: str = "float32",
 ) -> StableDiffusion3Pipeline:
-    """The shipped pipeline with `weight` times the mean of some LoRAs merged into its weights; as it is shipped where
-    there are none. It lasts until the next call."""
+    """The shipped pipeline with `weight` times the mean of what some LoRAs add merged into its weights; as it is
+    shipped where there are none. A DoRA has no such mean: one alone, at weight 1. It lasts until the next call."""
     pipeline, source = _vessel(device, compiled, precision), StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     for lora in loras:
         source.load_lora_weights(lora)
