@@ -178,8 +178,8 @@ def scene_unit(category: str, n_prompts: int, images_per_prompt: int, seed: int)
 
 def control_units(pool: Pool, settings: dict, seeds: Sequence[int]) -> dict[str, list[dict]]:
     """The trainings of every control by name, one a seed, after the first round; and of `LATER` after every later one,
-    as "ours_round_2". settings: of the training of a round. Raises ValueError where there is no seed, and for settings
-    that make no sense, before anything is drawn."""
+    as "ours_round_2". settings: of the training of a round. Raises ValueError for no seeds or one given twice, and for
+    settings that make no sense, before anything is drawn."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"the seeds of training are {list(seeds)}; give one or more, each once")
     asked = [(control, 1) for control in CONTROLS] + [(LATER, i + 1) for i in range(1, pool.parts)]
