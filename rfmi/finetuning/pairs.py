@@ -89,13 +89,8 @@ def training_pairs(
             f"the preference is {settings.preference!r} and rejected images are "
             f"{'missing' if rejected is None else 'given'}; give both 'dpo' and `rejected`, or neither"
         )
-    other, weights = None if rejected is None else _rejected(selected, rejected), _weights(selected, settings)
-    if not bool(weights.any()):
-        raise ValueError(
-            f"no image is {settings.failing:g} deviations below its prompt's upper quartile, so none is worse; "
-            "keep more candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
-        )
-    return Pairs(latents, rows, selected.conditioning, weights, other)
+    other = None if rejected is None else _rejected(selected, rejected)
+    return Pairs(latents, rows, selected.conditioning, _weights(selected, settings), other)
 
 
 def draw_batch(pairs: Pairs, settings: FinetuningSettings, step: int) -> Batch:
@@ -138,7 +133,13 @@ def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
             raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
         if settings.weighting == "verdict":
             threshold = _by_group(scaled, groups, lambda own: own.quantile(0.75)) - settings.failing
-            scaled = _scaled(_centred((scaled >= threshold).to(scaled), groups))
+            passes = scaled >= threshold
+            if bool(passes.all()):
+                raise ValueError(
+                    f"no image is {settings.failing:g} deviations below its prompt's upper quartile, so none is worse; "
+                    "keep more candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
+                )
+            scaled = _scaled(_centred(passes.to(scaled), groups))
         cut = scaled.clamp(-settings.largest_deviation, settings.largest_deviation)
         return (_centred(cut, groups) / settings.temperature).float()
     return _by_group(scaled, groups, lambda own: torch.softmax(own / settings.temperature, 0) * len(own)).float()
