@@ -25,7 +25,8 @@ QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Check everything, then run the notebooks into the report folder."""
-    output = Path(arguments.output).resolve() if arguments.output else repository_root() / "reports"
+    own = repository_root() / f"reports-{arguments.profile}"  # the committed report is written where it is named only
+    output = Path(arguments.output).resolve() if arguments.output else own
     jobs = plan(
         notebooks_folder(),
         profile=arguments.profile,
@@ -90,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     adder = commands.add_parser("run", parents=[common], help="run notebooks into the report folder")
     adder.add_argument("--profile", default="cpu", help="a file of notebooks/profiles (default: cpu)")
     adder.add_argument(
-        "--output", default="", metavar="FOLDER", help="the report folder (default: reports of the checkout)"
+        "--output", default="", metavar="FOLDER", help="the report folder (default: reports-PROFILE of the checkout)"
     )
     adder.add_argument(
         "-p",

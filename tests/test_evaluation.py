@@ -1,5 +1,7 @@
 """Evaluation: the pipeline's own images judged, resumed unit by unit, and compared prompt by prompt."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import rfmi
-from rfmi.evaluation import Evaluation, compare, evaluate
+from rfmi.evaluation import Evaluation, compare, evaluate, share_of_the_way
 from rfmi.evaluation import evaluating as module
 
 PROMPTS = {"color": ["a red circle", "a blue square"], "shape": ["a green cross"]}
@@ -131,3 +133,14 @@ def test_another_evaluation_is_not_mixed_in(pipeline, tmp_path):
         evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, guidance=1.0, **SMALL)
     with pytest.raises(ValueError, match="another judge"):
         evaluate(pipeline, {"shape": ["a green cross"]}, output=tmp_path, judge=lambda *_: None, **SMALL)
+
+
+def test_a_share_of_no_way_is_no_number():
+    """Where the goal is no way above the start there is nothing to go a share of, and no interval."""
+    start = pd.Series([0.0, 1.0, 0.0, 1.0], pd.MultiIndex.from_product([["a"], range(4)], names=["category", "prompt"]))
+    for goal in (start, start - 1):
+        found = share_of_the_way(start, start + 0.5, goal, seed=0)
+        assert all(math.isnan(found[name]) for name in ("value", "low", "high"))
+    scattered = share_of_the_way(start, start, start + [3, -2, 3, -3], seed=0)
+    assert scattered["value"] == 0 and math.isnan(scattered["low"])
+    assert share_of_the_way(start, start + 0.5, start + 1, seed=0) == {"value": 0.5, "low": 0.5, "high": 0.5}

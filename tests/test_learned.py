@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm, spearmanr
+from sklearn.preprocessing import QuantileTransformer
 
 from rfmi import estimate_mutual_information
 from rfmi.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.estimators import monte_carlo_forms
 from rfmi.learned.checks import check_device
-from rfmi.learned.coordinates import CanonicalCoordinates, Whitening, shrink_correlations
+from rfmi.learned.coordinates import CanonicalCoordinates, NormalScores, Whitening, shrink_correlations
 from rfmi.learned.field import FittedField
 from rfmi.learned.gaussian_base import GaussianBase
 from rfmi.learned.network import ResidualNetwork
@@ -180,6 +181,26 @@ def test_information_does_not_depend_on_monotone_maps():
     there = estimate(x, y, steps=40)
     bent = estimate(np.exp(x), norm.cdf(y), steps=40)
     assert bent.value == pytest.approx(there.value, abs=0.03)
+
+
+@pytest.mark.parametrize(("x_unit", "y_unit"), [(1e-8, 1.0), (1e-8, 1e-12), (1e300, 1e-300)])
+def test_information_does_not_depend_on_units(x_unit, y_unit):
+    """scikit-learn's QuantileTransformer takes values within 1e-7 of each other for equal, whatever their unit."""
+    _, x, y = gaussian_pair(400, seed=3)
+    assert estimate(x * x_unit, y * y_unit).value == pytest.approx(estimate(x, y).value, abs=1e-4)
+    labels = (y[:, 0] > 0).astype(int)
+    small, own = (estimate(part, labels, discrete_y=True).value for part in (x * x_unit, x))
+    assert small == pytest.approx(own, abs=1e-4) and own > 0.1
+
+
+def test_normal_scores_are_those_of_the_library_where_units_are_large():
+    random = np.random.default_rng(0)
+    seen, others = random.standard_t(2, size=(2, 300, 2))
+    library = QuantileTransformer(n_quantiles=300, output_distribution="normal", subsample=None).fit(seen)
+    limit = norm.ppf(1 - 0.5 / 300)
+    both = NormalScores.fit(seen)(others), library.transform(others)
+    ours, theirs = (np.clip(found, -limit, limit) for found in both)
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_independence_is_zero_within_the_interval():

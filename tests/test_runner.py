@@ -312,3 +312,13 @@ def test_a_verdict_is_found_by_its_tag_or_its_heading():
     notebook.cells[2].metadata["tags"] = ["verdict"]
     assert pages.find_section(notebook, "verdict") == "within 0.05  \nwithin 0.10"
     assert pages.find_section(notebook, "question") == ""
+
+
+def test_no_run_writes_the_committed_report_unless_it_is_named(monkeypatch, tmp_path):
+    """`run` without --output has a folder of the profile's own, whatever else is asked for."""
+    folders = []
+    monkeypatch.setattr(command_line, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(command_line, "run", lambda jobs, notebooks, output, **options: folders.append(output) or [])
+    for profile in ("smoke", "full"):
+        assert command_line.main(["run", "--profile", profile, "01"]) == command_line.SUCCESS
+    assert folders == [tmp_path / "reports-smoke", tmp_path / "reports-full"]

@@ -68,16 +68,19 @@ def share_of_the_way(
     resamples: int = RESAMPLES,
 ) -> dict[str, float]:
     """(reached - start) / (goal - start) in the mean of the categories: value, low, high, of numbers as
-    `mean_of_categories` takes them; the interval is the same. NaN where goal and start do not differ."""
+    `mean_of_categories` takes them; the interval is the same. NaN where the goal is no way above the start; so is the
+    interval where that holds for more than one resampling in forty."""
     random, noises, sums = np.random.default_rng(seed), _Noises(start, seed, resamples), np.zeros((2, resamples + 1))
     for _, part in start.groupby("category", sort=False):
         rows = random.integers(len(part), size=(resamples, len(part)))
         for total, to in zip(sums, (reached, goal), strict=True):
             value, resampled = noises.means(to.loc[part.index] - part, rows)
             total += [value, *resampled]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = sums[0] / sums[1]
-    low, high = np.quantile(share[1:], [0.025, 0.975])
+    reached_by, way = sums
+    share = np.divide(reached_by, way, out=np.full_like(way, np.nan), where=way > 0)
+    resampled = share[1:][way[1:] > 0]
+    certain = way[0] > 0 and len(resampled) >= 0.975 * resamples
+    low, high = np.quantile(resampled, [0.025, 0.975]) if certain else (np.nan, np.nan)
     return {"value": share[0], "low": low, "high": high}
 
 

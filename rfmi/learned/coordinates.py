@@ -27,10 +27,42 @@ NOISE_EDGE_MARGIN = 3.0
 
 
 @dataclass(frozen=True)
+class NormalScores:
+    """The copula transform, Phi^-1(rank) of every column, as fitted on training rows.
+
+    scikit-learn finds the quantiles. Its own transform takes values within 1e-7 of the smallest or largest for these,
+    whatever the column's unit, and so knows one value alone in a column of nanometres given in metres.
+    """
+
+    quantiles: np.ndarray
+    ranks: np.ndarray
+
+    @classmethod
+    def fit(cls, rows: np.ndarray) -> NormalScores:
+        """rows: (n, d) training rows."""
+        fitted = QuantileTransformer(n_quantiles=len(rows), subsample=None).fit(rows)
+        return cls(fitted.quantiles_, fitted.references_)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """(n, d) to (n, d), infinite at and beyond the training range; equal values take the middle of their ranks."""
+        return np.column_stack(
+            [self._column(rows[:, i], self.quantiles[:, i]) for i in range(rows.shape[1])]
+        )
+
+    def _column(self, values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+        upwards = np.interp(values, quantiles, self.ranks)
+        downwards = -np.interp(-values, -quantiles[::-1], -self.ranks[::-1])
+        middle = 0.5 * (upwards + downwards)
+        middle[values >= quantiles[-1]] = 1
+        middle[values <= quantiles[0]] = 0
+        return norm.ppf(middle)
+
+
+@dataclass(frozen=True)
 class Whitening:
     """An affine map fitted on training rows, after normal scores unless the columns are indicators of a label."""
 
-    scores: QuantileTransformer | None
+    scores: NormalScores | None
     limit: float
     mean: np.ndarray
     axes: np.ndarray
@@ -38,13 +70,7 @@ class Whitening:
     @classmethod
     def fit(cls, rows: np.ndarray, *, indicators: bool = False) -> Whitening:
         """rows: (n, d) training rows. With `indicators` the columns go without the copula."""
-        scores = (
-            None
-            if indicators
-            else QuantileTransformer(n_quantiles=len(rows), output_distribution="normal", subsample=None)
-        )
-        if scores is not None:
-            scores.fit(rows)
+        scores = None if indicators else NormalScores.fit(rows)
         fitted = cls(scores, float(norm.ppf(1 - 0.5 / len(rows))), np.zeros(rows.shape[1]), np.eye(rows.shape[1]))
         normal = fitted(rows)
         mean = normal.mean(0)
@@ -55,7 +81,7 @@ class Whitening:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """(n, d) to (n, kept). Rows beyond the training range take the scores of its ends."""
         if self.scores is not None:
-            rows = np.clip(self.scores.transform(rows), -self.limit, self.limit)
+            rows = np.clip(self.scores(rows), -self.limit, self.limit)
         return (rows - self.mean) @ self.axes
 
 
