@@ -15,13 +15,13 @@ BIN := $(VENV)/bin
 .PHONY: reproduce test notebooks lock
 
 reproduce: $(READY)
-	$(BIN)/python -m rfmi run --profile $(PROFILE) --output $(REPORTS)
+	$(BIN)/python -m lab run --profile $(PROFILE) --output $(REPORTS)
 
 test: $(READY)
 	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
 
 notebooks: $(READY)
-	$(BIN)/python -m rfmi refresh
+	$(BIN)/python -m lab refresh
 
 # The file .ready is made last: an environment whose making was interrupted has none, and is made anew.
 $(READY): requirements.lock

@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from rfmi.__main__ import REPRODUCIBLE
+from lab.__main__ import REPRODUCIBLE
 
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 

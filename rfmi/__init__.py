@@ -1,38 +1,40 @@
 """RFMI: how much of a condition a rectified-flow model puts into its sample, in nats, from nothing but the model (arXiv
 2503.14358).
+
+    estimate_mutual_information(x, y)            I(X; Y) of two arrays
+    score(pipeline, images, prompts)             how much of its prompt each image carries
+    select(pipeline, prompts, output=...)        many images of every prompt, scored
+    finetune(pipeline, selection, output=...)    a LoRA from these images, by which of them fail
+    evaluate(pipeline, prompts, judge, ...)      how well prompts are followed, before and after
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from rfmi import scenes, tasks
-from rfmi.base_model.folders import base_pipeline
-from rfmi.estimate import Estimate
-from rfmi.learned.mutual_information import MutualInformation, estimate_mutual_information
-from rfmi.scenes.judging import judge
+if TYPE_CHECKING:
+    from rfmi.arrays.mutual_information import MutualInformation, estimate_mutual_information
+    from rfmi.evaluation import evaluate
+    from rfmi.finetuning import finetune
+    from rfmi.scoring import score
+    from rfmi.selection import select
 
-_ON_PIPELINES = {  # on demand: diffusers takes seconds
+_HOMES = {  # imported when they are asked for: torch and diffusers take seconds
+    "MutualInformation": "rfmi.arrays.mutual_information",
+    "estimate_mutual_information": "rfmi.arrays.mutual_information",
     "evaluate": "rfmi.evaluation",
     "finetune": "rfmi.finetuning",
     "score": "rfmi.scoring",
     "select": "rfmi.selection",
 }
 
-__all__ = [
-    "Estimate",
-    "MutualInformation",
-    "base_pipeline",
-    "estimate_mutual_information",
-    "evaluate",
-    "finetune",
-    "judge",
-    "scenes",
-    "score",
-    "select",
-    "tasks",
-]
+__all__ = ["MutualInformation", "estimate_mutual_information", "evaluate", "finetune", "score", "select"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ON_PIPELINES:
+    if name not in _HOMES:
         raise AttributeError(f"module 'rfmi' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_ON_PIPELINES[name]), name)
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

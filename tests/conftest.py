@@ -92,7 +92,7 @@ output = ""
 import matplotlib.pyplot as plt
 import numpy as np
 
-from rfmi.study.report import save_results, show_figure
+from lab.study.report import save_results, show_figure
 
 draws = scale * np.random.default_rng(0).standard_normal(n_samples)
 ---

@@ -14,13 +14,13 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
-from rfmi.base_model.autoencoder import make_autoencoder
-from rfmi.base_model.folders import check_folder, write_checksums
-from rfmi.base_model.pipeline import save_pipeline
-from rfmi.base_model.text_encoders import encode, make_text_encoder, tokenize
-from rfmi.base_model.tokenizers import make_tokenizer
-from rfmi.base_model.trainer import CHECKPOINT, Schedule, StepRandomness, read_losses, train
-from rfmi.base_model.transformer import WeightedPadding, draw_noise_levels, make_transformer, padded, velocity_error
+from lab.making.autoencoder import make_autoencoder
+from lab.worlds.shapes.shipped import check_folder, write_checksums
+from lab.making.pipeline import save_pipeline
+from lab.making.text_encoders import encode, make_text_encoder, tokenize
+from lab.making.tokenizers import make_tokenizer
+from rfmi.training import CHECKPOINT, Schedule, StepRandomness, read_losses, train
+from lab.making.transformer import WeightedPadding, draw_noise_levels, make_transformer, padded, velocity_error
 
 
 def small_parts():

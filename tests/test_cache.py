@@ -16,8 +16,8 @@ import psutil
 import pytest
 import torch
 
-from rfmi.study import cache as cache_module
-from rfmi.study.cache import Cache, code_version, is_running, remove_leftovers, run_units
+from lab.study import cache as cache_module
+from lab.study.cache import Cache, code_version, is_running, remove_leftovers, run_units
 
 UNITS = [{"n": 5, "seed": seed} for seed in range(4)]
 
@@ -167,7 +167,7 @@ def test_only_leftovers_of_ended_writers_are_removed(tmp_path):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from rfmi.study.cache import Cache, run_units
+from lab.study.cache import Cache, run_units
 
 def walk(n, seed, log):
     import torch

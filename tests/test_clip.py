@@ -13,8 +13,8 @@ from torch.nn import functional
 from transformers import AutoProcessor, CLIPModel
 
 from rfmi.base_model import clip as module
-from rfmi.base_model.autoencoder import training_scenes
-from rfmi.base_model.clip import (
+from lab.making.autoencoder import training_scenes
+from lab.worlds.shapes.clip import (
     blurred_and_noised,
     changed_prompt,
     clip_loss,
@@ -25,12 +25,12 @@ from rfmi.base_model.clip import (
     save_clip,
     train_clip,
 )
-from rfmi.base_model.tokenizers import make_tokenizer
-from rfmi.base_model.trainer import Schedule, StepRandomness, read_losses
-from rfmi.scenes import parse, render
-from rfmi.scenes.prompt_files import validation_prompts
-from rfmi.scenes.truth import verdict
-from rfmi.scenes.words import HELD_OUT, RELATIONS_OF
+from lab.making.tokenizers import make_tokenizer
+from rfmi.training import Schedule, StepRandomness, read_losses
+from lab.worlds.shapes import parse, render
+from lab.worlds.shapes.prompt_files import validation_prompts
+from lab.worlds.shapes.truth import verdict
+from lab.worlds.shapes.words import HELD_OUT, RELATIONS_OF
 
 TOKENIZER = make_tokenizer()
 

@@ -7,7 +7,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from rfmi.closed_form import GaussianMixtureField, GaussianPairField
+from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.fields import both_branches, denoised, expand_time, guided, interpolate, score
 from rfmi.times import gauss_legendre
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rfmi.closed_form import GaussianMixtureField, GaussianPairField
-from rfmi.study import closed_form_experiments as experiments
+from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
+from lab.study import closed_form_experiments as experiments
 
 
 def test_spread_of_one_draw_at_correlation_three_quarters():

@@ -5,7 +5,7 @@ import torch
 from scipy.stats import binom
 from scipy.stats import t as student
 
-from rfmi.closed_form import GaussianMixtureField, GaussianPairField
+from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.estimate import Estimate
 from rfmi.estimators import MonteCarloForms, change_of_variables, inner_product, monte_carlo_forms, re_noising, squared
 from rfmi.times import StratifiedTimes

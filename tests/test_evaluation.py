@@ -8,6 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from lab.worlds.shapes.shipped import base_pipeline
+from lab.worlds.shapes.judging import judge
 import rfmi
 from rfmi.evaluation import Evaluation, compare, evaluate, share_of_the_way
 from rfmi.evaluation import evaluating as module
@@ -18,7 +20,7 @@ SMALL = {"images_per_prompt": 2, "steps": 3}
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    return StableDiffusion3Pipeline.from_pretrained(base_pipeline())
 
 
 def means(images):
@@ -38,7 +40,7 @@ def test_the_images_are_the_pipelines_own_of_the_benchmarks_seeds(pipeline, foun
         guidance_scale=4.0, num_inference_steps=3, max_sequence_length=1, output_type="pt",
     ).images  # fmt: skip
     assert torch.allclose(found.features, means(images), atol=1e-3)
-    assert np.allclose(rfmi.judge(images, texts).score, found.images.score, atol=1e-6)
+    assert np.allclose(judge(images, texts).score, found.images.score, atol=1e-6)
 
 
 def test_a_finished_unit_is_not_drawn_again(pipeline, found, tmp_path, monkeypatch):

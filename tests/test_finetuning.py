@@ -27,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 from torch.nn import functional
 
+from lab.worlds.shapes.shipped import base_pipeline
 import rfmi
-from rfmi import files
+from rfmi import runs as files
 from rfmi.finetuning import (
     PRESETS,
     FinetuningSettings,
@@ -608,7 +609,7 @@ def test_an_auraflow_is_tuned_as_well(tmp_path):
 
 
 def test_the_shipped_pipeline_learns_from_its_own_selection(tmp_path):
-    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     texts = ["a red circle", "two blue squares"]
     chosen = select(pipeline, texts, output=tmp_path / "selection", candidates=2, keep=1, steps=3, guidance=1.0)
     done = finetune(pipeline, chosen.folder, output=tmp_path / "lora", settings=replace(QUICK, steps=2, batch=2))

@@ -9,18 +9,19 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from lab.worlds.shapes.shipped import base_pipeline
 import rfmi
 from rfmi.evaluation import Evaluation, by_image, compare, mean_of_categories
 from rfmi.finetuning import PRESETS, FinetuningSettings, finetune
 from rfmi.pipelines import Conditioning, PipelineField, sample
-from rfmi.scenes import CATEGORIES
+from lab.worlds.shapes import CATEGORIES
 from rfmi.selection import Selection, best, join, select, worst
 from rfmi.selection.folder import fingerprint, kept_rows
-from rfmi.study import finetuning_experiments as experiments
-from rfmi.study import finetuning_tables as tables
-from rfmi.study.cache import digest
-from rfmi.study.finetuning_experiments import BASE_MODEL, chain, control_units, material, model, tuned
-from rfmi.study.finetuning_pools import (
+from lab.study import finetuning_experiments as experiments
+from lab.study import finetuning_tables as tables
+from lab.study.cache import digest
+from lab.study.finetuning_experiments import BASE_MODEL, chain, control_units, material, model, tuned
+from lab.study.finetuning_pools import (
     HELD_OUT,
     Pool,
     chosen_by,
@@ -30,7 +31,7 @@ from rfmi.study.finetuning_pools import (
     scored_by,
     without_held_out,
 )
-from rfmi.study.shipped import pipeline_with
+from lab.study.shipped import pipeline_with
 
 
 def selection(prompts=3, keep=2, seed=0, null=0.0, texts=None):
@@ -129,7 +130,7 @@ def test_held_out_prompts_are_apart_from_the_others():
 
 
 def test_a_merged_lora_draws_what_diffusers_draws_with_it_loaded(tmp_path):
-    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     field = PipelineField(pipeline, ["a red circle"])
     noise, labels, times = field.noise([1, 2]), torch.zeros(2, dtype=torch.long), field.times(4)
     chosen = replace(
@@ -151,7 +152,7 @@ def test_a_merged_lora_draws_what_diffusers_draws_with_it_loaded(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
 def test_a_model_of_several_loras_is_the_weighted_mean_of_what_they_add(tmp_path, monkeypatch):
-    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     field = PipelineField(pipeline, ["a red circle"])
     chosen = replace(
         selection(prompts=1), latents=torch.randn(2, *field.shape), conditioning=field.conditioning,
@@ -202,7 +203,7 @@ def queries(transformer):
 
 
 def test_a_second_pool_is_drawn_with_the_lora_loaded_and_learned_from_with_it_unloaded(tmp_path):
-    pipe = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    pipe = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     settings = replace(PRESETS["advantage"], steps=3, batch=4, warmup=0, averaging=0.0, rank=2)
     recipe = {"candidates": 2, "keep": 2, "guidance": 1.0, "steps": 3}
     everything = select(pipe, ["a red circle", "a blue square"], output=tmp_path / "all", **recipe)
@@ -332,7 +333,7 @@ def test_a_model_is_evaluated_with_its_trainings_and_weight_in_the_order_asked_f
 
 
 def test_a_pool_has_the_images_and_scores_of_full_selection_for_less(tmp_path):
-    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     recipe = {"candidates": 4, "keep": 4, "guidance": 1.0, "steps": 4, "seed": 3}
     found = {}
     for along_path, evaluations in ((True, 2 * 4 + 2 * 2 * 5), (False, 4 + 2 * 2 * 5)):

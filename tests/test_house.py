@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rfmi.study.paths import repository_root
+from lab.paths import repository_root
 
 ROOT = repository_root()
 BINARY = {".png", ".npz", ".safetensors", ".parquet"}

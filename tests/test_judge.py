@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from rfmi.scenes import CATEGORIES, Scene, SceneObject, change_one_atom, parse, render, sample_scenes
-from rfmi.scenes.detection import detect
-from rfmi.scenes.judging import judge
-from rfmi.scenes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE
-from rfmi.scenes.truth import holds, verdict
-from rfmi.scenes.words import COLORS, SHAPES, SIZES, TEXTURES
+from lab.worlds.shapes import CATEGORIES, Scene, SceneObject, change_one_atom, parse, render, sample_scenes
+from lab.worlds.shapes.detection import detect
+from lab.worlds.shapes.judging import judge
+from lab.worlds.shapes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE
+from lab.worlds.shapes.truth import holds, verdict
+from lab.worlds.shapes.words import COLORS, SHAPES, SIZES, TEXTURES
 
 RED_CIRCLE = SceneObject("circle", "red", "solid", "large", 16, 32)
 BLUE_SQUARE = SceneObject("square", "blue", "solid", "small", 48, 36)

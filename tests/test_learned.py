@@ -7,15 +7,15 @@ from scipy.stats import norm, spearmanr
 from sklearn.preprocessing import QuantileTransformer
 
 from rfmi import estimate_mutual_information
-from rfmi.closed_form import GaussianMixtureField, GaussianPairField
+from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.estimators import monte_carlo_forms
-from rfmi.learned.checks import check_device
-from rfmi.learned.coordinates import CanonicalCoordinates, NormalScores, Whitening, shrink_correlations
-from rfmi.learned.field import FittedField
-from rfmi.learned.gaussian_base import GaussianBase
-from rfmi.learned.network import ResidualNetwork
-from rfmi.learned.training import train
-from rfmi.tasks.families import student_task
+from rfmi.arrays.checks import check_device
+from rfmi.arrays.coordinates import CanonicalCoordinates, NormalScores, Whitening, shrink_correlations
+from rfmi.arrays.field import FittedField
+from rfmi.arrays.gaussian_base import GaussianBase
+from rfmi.arrays.network import ResidualNetwork
+from rfmi.arrays.training import train
+from lab.oracles.tasks.families import student_task
 
 RHO = [0.8, 0.4]
 

@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 
-from rfmi.study.paths import notebooks_folder
-from rfmi.study.profiles import RESERVED, default_parameters, load_profile, numbered_notebooks, plan
+from lab.paths import notebooks_folder
+from lab.study.profiles import RESERVED, default_parameters, load_profile, numbered_notebooks, plan
 
 NOTEBOOKS = numbered_notebooks(notebooks_folder())
 PROFILES = sorted(path.stem for path in (notebooks_folder() / "profiles").glob("*.yaml"))

@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from rfmi.study.paths import repository_root
+from lab.paths import repository_root
 
 ROOT = repository_root()
 CONDA_NAMES = {"pytorch": "torch"}

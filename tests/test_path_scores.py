@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from rfmi.closed_form import GaussianMixtureField, GaussianPairField
+from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.fields import guided
-from rfmi.path_scores import guided_path_score, path_score, path_scores, sampling_steps, time_grid
+from rfmi.sampling import guided_path_score, path_score, path_scores, sampling_steps, time_grid
 
 
 def seeded(seed):

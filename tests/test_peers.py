@@ -1,4 +1,4 @@
-"""The driver and the tables of benchmarks/, with small adaptors in the place of the other packages."""
+"""The driver and the tables of lab/benchmarks/, with small adaptors in the place of the other packages."""
 
 import importlib
 import json
@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rfmi.study.paths import repository_root
-from rfmi.tasks import TASKS
+from lab.paths import repository_root
+from lab.oracles.tasks import TASKS
 
-BENCHMARKS = repository_root() / "benchmarks"
+BENCHMARKS = repository_root() / "lab" / "benchmarks"
 TASK = "1v1-normal-0.75"
 TRUTH = TASKS[TASK].mutual_information
 N = 60
@@ -317,7 +317,7 @@ def test_paths_are_cut_to_their_last_part(peers):
 def test_the_other_packages_themselves(peers, tmp_path, name):
     estimator = peers.known_estimators(1.0, (TASK,), True)[name]
     if not peers.ENVIRONMENTS[estimator.environment].is_made():
-        pytest.skip("its environment is not made; python benchmarks/peers.py --smoke makes it")
+        pytest.skip("its environment is not made; python lab/benchmarks/peers.py --smoke makes it")
     sample = {"tasks": (TASK,), "n": 500, "seeds": (0,)}
     (unit,) = peers.run({name: estimator}, peers.ENVIRONMENTS, work=tmp_path, limit=120.0, **sample)
     assert unit["failure"] is None and unit["versions"]["python"]

@@ -25,16 +25,17 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
+from lab.worlds.shapes.shipped import base_pipeline
 import rfmi
-from rfmi.base_model.text_encoders import make_text_encoder
-from rfmi.base_model.tokenizers import make_tokenizer
+from lab.making.text_encoders import make_text_encoder
+from lab.making.tokenizers import make_tokenizer
 from rfmi.estimators import change_of_variables
-from rfmi.path_scores import path_scores, time_grid
+from rfmi.sampling import path_scores, time_grid
 from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of, sample
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts
-from rfmi.scenes import render, sample_scenes
-from rfmi.scenes.words import COLORS, SHAPES, SIZES
+from lab.worlds.shapes import render, sample_scenes
+from lab.worlds.shapes.words import COLORS, SHAPES, SIZES
 
 PROMPTS = ["a red circle", "two blue squares"]
 SEEDS = [3, 4]
@@ -123,7 +124,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def shipped():
-    pipeline = StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

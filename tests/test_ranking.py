@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from rfmi.ranking import bootstrap_mean, place_of_choice, rank_correlation
+from rfmi.statistics import bootstrap_mean, place_of_choice, rank_correlation
 
 
 def tables(ties=False):

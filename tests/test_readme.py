@@ -6,12 +6,12 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
-from rfmi.scenes import CATEGORIES
+from lab.worlds.shapes import CATEGORIES
 from rfmi.scoring import METHODS
 from rfmi.selection import Pruning
-from rfmi.study.finetuning_tables import needs
-from rfmi.study.paths import data_folder, repository_root
-from rfmi.study.scoring_tables import other_savings
+from lab.study.finetuning_tables import needs
+from lab.paths import data_folder, repository_root
+from lab.study.scoring_tables import other_savings
 
 
 def results(name):

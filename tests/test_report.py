@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from rfmi.study import figures, report
-from rfmi.study.paths import output_folder, repository_root
+from lab.study import figures, report
+from lab.paths import output_folder, repository_root
 
 
 @pytest.fixture

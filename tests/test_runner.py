@@ -13,10 +13,10 @@ import nbformat
 import pytest
 from tqdm import tqdm
 
-from rfmi import __main__ as command_line
-from rfmi.study import pages, runner
-from rfmi.study.paths import repository_root
-from rfmi.study.profiles import Refusal, choose_notebooks, default_parameters, plan
+from lab import __main__ as command_line
+from lab.study import pages, runner
+from lab.paths import repository_root
+from lab.study.profiles import Refusal, choose_notebooks, default_parameters, plan
 
 FAILING = """
 # A study that fails
@@ -37,8 +37,8 @@ output = ""
 ---
 from slow_work import unit
 
-from rfmi.study.cache import Cache, run_units
-from rfmi.study.report import save_results
+from lab.study.cache import Cache, run_units
+from lab.study.report import save_results
 
 units = [{"seed": seed, "pause": pause} for seed in range(12)]
 ---
@@ -58,7 +58,7 @@ def unit(seed, pause):
 RUN = """
 import sys
 from pathlib import Path
-from rfmi import __main__ as command_line
+from lab import __main__ as command_line
 command_line.notebooks_folder = lambda: Path(sys.argv[1])
 sys.exit(command_line.main(sys.argv[2:]))
 """

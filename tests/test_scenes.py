@@ -9,7 +9,7 @@ from random import Random
 import pytest
 import torch
 
-from rfmi.scenes import (
+from lab.worlds.shapes import (
     CATEGORIES,
     SIDE,
     Phrase,
@@ -24,10 +24,10 @@ from rfmi.scenes import (
     render,
     sample_scenes,
 )
-from rfmi.scenes.prompt_files import draw_training_prompt, read_prompts, validation_prompts, write_prompt_files
-from rfmi.scenes.rendering import BRIGHT, DARK_TONE, GROUND, RADIUS, hidden_share, template
-from rfmi.scenes.truth import holds, verdict
-from rfmi.scenes.words import COLORS, HELD_OUT, SHAPES, SIZES, TEXTURES, WORDS
+from lab.worlds.shapes.prompt_files import draw_training_prompt, read_prompts, validation_prompts, write_prompt_files
+from lab.worlds.shapes.rendering import BRIGHT, DARK_TONE, GROUND, RADIUS, hidden_share, template
+from lab.worlds.shapes.truth import holds, verdict
+from lab.worlds.shapes.words import COLORS, HELD_OUT, SHAPES, SIZES, TEXTURES, WORDS
 
 
 def overlaps_of(scene):

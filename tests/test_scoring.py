@@ -4,8 +4,9 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from lab.worlds.shapes.shipped import base_pipeline
 import rfmi
-from rfmi.closed_form import GaussianMixtureField
+from lab.oracles.closed_form import GaussianMixtureField
 from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
@@ -40,7 +41,7 @@ def pairs(mixture):
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    return StableDiffusion3Pipeline.from_pretrained(base_pipeline())
 
 
 @pytest.fixture(scope="module")

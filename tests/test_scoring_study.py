@@ -7,8 +7,8 @@ import torch
 from rfmi.scoring import METHODS
 from rfmi.selection import Pruning
 from rfmi.selection.candidates import Candidates
-from rfmi.study import scoring_experiments as experiments
-from rfmi.study.scoring_tables import other_savings, pruning_table
+from lab.study import scoring_experiments as experiments
+from lab.study.scoring_tables import other_savings, pruning_table
 
 
 def choices(chosen, aligned, evaluations):

@@ -10,8 +10,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 
+from lab.worlds.shapes.shipped import base_pipeline
 import rfmi
-from rfmi.path_scores import path_scores
+from rfmi.sampling import path_scores
 from rfmi.pipelines import PipelineField, sample
 from rfmi.scoring import METHODS, re_noising_scores
 from rfmi.scoring.re_noising import method_draws
@@ -24,7 +25,7 @@ SMALL = {"method": "re_noising_high_noise", "candidates": 3, "keep": 1, "steps":
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    return StableDiffusion3Pipeline.from_pretrained(base_pipeline())
 
 
 @pytest.fixture(scope="module")

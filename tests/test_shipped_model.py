@@ -10,24 +10,26 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
+from lab.worlds.shapes.shipped import base_pipeline
+from lab.worlds.shapes.judging import judge
 import rfmi
-from rfmi.base_model.clip import clip_score, load_clip
-from rfmi.base_model.folders import base_clip
-from rfmi.base_model.knowledge import changed_pairs, knowledge
+from lab.worlds.shapes.clip import clip_score, load_clip
+from lab.worlds.shapes.shipped import base_clip
+from lab.worlds.shapes.knowledge import changed_pairs, knowledge
 from rfmi.pipelines import PipelineField
-from rfmi.scenes import CATEGORIES, parse, prompts, render, sample_scenes
+from lab.worlds.shapes import CATEGORIES, parse, prompts, render, sample_scenes
 from rfmi.scoring.re_noising import STREAM
-from rfmi.study.base_model_experiments import drawn, reconstructed
-from rfmi.study.shipped import loaded_pipeline
+from lab.study.base_model_experiments import drawn, reconstructed
+from lab.study.shipped import loaded_pipeline
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return StableDiffusion3Pipeline.from_pretrained(rfmi.base_pipeline())
+    return StableDiffusion3Pipeline.from_pretrained(base_pipeline())
 
 
 def test_the_folders_are_small_and_hold_no_pickles():
-    files = [path for path in rfmi.base_pipeline().rglob("*") if path.is_file()]
+    files = [path for path in base_pipeline().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     for path in [*files, *base_clip().rglob("*")]:
         assert path.suffix in ("", ".json", ".safetensors", ".md", ".txt", ".model", ".jinja"), path
@@ -39,7 +41,7 @@ def test_diffusers_alone_loads_and_calls_it():
         "image = P.from_pretrained(sys.argv[1])('a red circle', num_inference_steps=4).images[0];"
         "assert image.size == (64, 64) and not [name for name in sys.modules if name.startswith('rfmi')]"
     )
-    subprocess.run([sys.executable, "-c", code, str(rfmi.base_pipeline())], check=True, cwd="/", capture_output=True)
+    subprocess.run([sys.executable, "-c", code, str(base_pipeline())], check=True, cwd="/", capture_output=True)
 
 
 def own_call(pipeline, texts, *, padding, steps):
@@ -64,7 +66,7 @@ def test_images_of_the_study_are_the_pipelines_own(pipeline):
 def test_the_default_call_draws_as_well_as_the_short_one(pipeline):
     texts = [text for category in ("color", "texture", "shape", "numeracy") for text in prompts(category, "train")[:6]]
     shares = [
-        rfmi.judge(own_call(pipeline, texts, padding=padding, steps=14), texts).score.mean() for padding in (1, 256)
+        judge(own_call(pipeline, texts, padding=padding, steps=14), texts).score.mean() for padding in (1, 256)
     ]
     assert min(shares) > 0.4 and abs(shares[0] - shares[1]) < 0.25
 
@@ -111,7 +113,7 @@ def test_the_autoencoder_keeps_what_the_judge_reads(pipeline):
     pictures = render(scenes)
     after = reconstructed(PipelineField(pipeline, ["a red circle"]), pictures)
     assert (after - pictures).abs().mean() < 0.01
-    atoms = [held for row in rfmi.judge(after, [scene.prompt for scene in scenes]).atoms for held in row.values()]
+    atoms = [held for row in judge(after, [scene.prompt for scene in scenes]).atoms for held in row.values()]
     assert sum(atoms) / len(atoms) >= 0.97
 
 
@@ -136,7 +138,7 @@ def test_the_clip_tells_prompts_apart():
 
 
 def test_the_log_of_the_training_is_that_of_the_recipe():
-    log = json.loads((rfmi.base_pipeline() / "training.json").read_text(encoding="utf-8"))
+    log = json.loads((base_pipeline() / "training.json").read_text(encoding="utf-8"))
     runs = [log]
     while "earlier" in runs[-1]:
         runs.append(runs[-1]["earlier"])

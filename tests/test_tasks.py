@@ -1,6 +1,6 @@
 """The 40 tasks: their truths against closed forms, their samples against stored statistics of reference samples.
 
-The comparison of samples is a family of exact or asymptotic tests (benchmarks/make_bmi_reference.py says which
+The comparison of samples is a family of exact or asymptotic tests (lab/benchmarks/make_bmi_reference.py says which
 statistics), with Bonferroni's correction over all of them. At the level used here a correct port would fail one of
 the 40 at most once in 1,000 seeds.
 """
@@ -16,11 +16,11 @@ import pytest
 from scipy import integrate, stats
 from scipy.special import ndtr
 
-from rfmi import tasks
-from rfmi.tasks.beyond_normal import BIMODAL_X, BIMODAL_Y, WAVES_X, WAVES_Y
+from lab.oracles import tasks
+from lab.oracles.tasks.beyond_normal import BIMODAL_X, BIMODAL_Y, WAVES_X, WAVES_Y
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("make_bmi_reference", ROOT / "benchmarks" / "make_bmi_reference.py")
+SPEC = importlib.util.spec_from_file_location("make_bmi_reference", ROOT / "lab" / "benchmarks" / "make_bmi_reference.py")
 make_bmi_reference = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(make_bmi_reference)
 
@@ -290,7 +290,7 @@ def test_own_tasks_keep_the_information_of_what_they_are_made_of():
     ("call", "message"),
     [
         (lambda: tasks.get("multinormal-dense-3-3"), "did you mean multinormal-dense-3-3-0.5"),
-        (lambda: tasks.get("#"), "rfmi.tasks.TASKS lists them"),
+        (lambda: tasks.get("#"), "lab.oracles.tasks.TASKS lists them"),
         (lambda: NORMAL.sample(0, seed=0), "positive integer"),
         (lambda: NORMAL.sample(10.0, seed=0), "positive integer"),
         (lambda: NORMAL.sample(10, seed=None), "seed must be an integer"),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rfmi.closed_form import GaussianPairField
+from lab.oracles.closed_form import GaussianPairField
 from rfmi.times import StratifiedTimes, gauss_legendre
 
 GRID = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)

@@ -8,9 +8,9 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
-from rfmi.base_model.tokenizers import MAX_TOKENS, check_prompts, make_tokenizer
-from rfmi.scenes import CATEGORIES, draw_prompt, prompts
-from rfmi.scenes.words import WORDS
+from lab.making.tokenizers import MAX_TOKENS, check_prompts, make_tokenizer
+from lab.worlds.shapes import CATEGORIES, draw_prompt, prompts
+from lab.worlds.shapes.words import WORDS
 
 TOKENIZER = make_tokenizer()
 LONGEST = "a large striped red circle, a red square and a small red cross"  # 13 words and a comma

@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from rfmi.files import write_tensors
+from rfmi.runs import write_tensors
 from rfmi.pipelines import PipelineField, sample
 from rfmi.processes import own_device, process_state
-from rfmi.scenes import parse
-from rfmi.scenes.judging import judge as judge_scenes
+from lab.worlds.shapes import parse
+from lab.worlds.shapes.judging import judge as judge_scenes
 from rfmi.selection.folder import fingerprint, open_folder
 
 FIRST_SEED, IMAGES_A_PROMPT = 42, 10

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfmi.base_model.trainer import StepRandomness
+from rfmi.training import StepRandomness
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Conditioning
 from rfmi.selection import Selection

@@ -17,11 +17,11 @@ from pathlib import Path
 from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 
-from rfmi.files import disk_space, write_atomically
+from rfmi.runs import disk_space, write_atomically
 from rfmi.finetuning.adapter import write_lora
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.finetuning.state import State
-from rfmi.study.provenance import PACKAGES, versions
+from lab.study.provenance import PACKAGES, versions
 
 RECORD, CARD = "training.json", "README.md"
 

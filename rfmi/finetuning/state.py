@@ -18,7 +18,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from rfmi.files import write_tensors
+from rfmi.runs import write_tensors
 
 FREE = ("steps", "checkpoint_seconds", "checkpoint_steps")  # what a run that goes on may change
 

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rfmi.base_model.trainer import CHECKPOINT
+from rfmi.training import CHECKPOINT
 from rfmi.finetuning.adapter import adapted_layers, adapter_in, values_of_lora
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.results import RECORD, WEIGHTS, Finetuned, read_finetuned, run_record, write_results

@@ -22,7 +22,7 @@ from rfmi.pipelines import PipelineField, family_of
 from rfmi.scoring import Method, re_noising_scores
 from rfmi.scoring.methods import HIGH_NOISE
 from rfmi.selection import Selection
-from rfmi.study.cache import digest
+from lab.study.cache import digest
 
 Validation = Callable[[nn.Module], float]
 

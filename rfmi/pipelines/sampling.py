@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rfmi.fields import VelocityField
-from rfmi.path_scores import sampling_steps
+from rfmi.sampling import sampling_steps
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
-from rfmi.base_model.tokenizers import CLOSED, check_prompts
+from lab.making.tokenizers import CLOSED, check_prompts
 from rfmi.pipelines.interface import Conditioning, Family
 
 USUAL_LENGTH = 256  # of T5's rows, the default of the pipeline's call

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfmi.path_scores import path_scores
+from rfmi.sampling import path_scores
 from rfmi.pipelines import PipelineField, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores
 from rfmi.scoring.re_noising import method_draws, weighted

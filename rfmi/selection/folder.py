@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rfmi.files import whole_file, write_atomically, write_tensors
+from rfmi.runs import whole_file, write_atomically, write_tensors
 from rfmi.pipelines import Conditioning, PipelineField
 from rfmi.selection.candidates import Candidates
 

@@ -1,0 +1,143 @@
+"""The command line: `python -m lab run --profile NAME [notebooks...]` makes the report, `refresh` the committed
+outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.paths import cache_folder, notebooks_folder, repository_root
+from lab.study.profiles import Refusal, choose_notebooks, plan
+from lab.study.runner import NotebookFailure, output_parameter, refresh, run
+
+SUCCESS, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+SECONDS_A_CELL = 4 * 3600
+# MKL's results otherwise depend on where in memory an array happens to lie, so that a resumed run would differ in bits
+REPRODUCIBLE = {"MKL_CBWR": "AUTO"}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in notebooks, unless set otherwise
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Check everything, then run the notebooks into the report folder."""
+    own = repository_root() / f"reports-{arguments.profile}"  # the committed report is written where it is named only
+    output = Path(arguments.output).resolve() if arguments.output else own
+    jobs = plan(
+        notebooks_folder(),
+        profile=arguments.profile,
+        names=arguments.notebooks,
+        overrides=[tuple(pair) for pair in arguments.parameters],
+        output=output_parameter(output),
+    )
+    failures = run(jobs, notebooks_folder(), output, force=arguments.force, seconds_a_cell=arguments.cell_timeout)
+    if failures:
+        print(f"{len(failures)} of {len(jobs)} notebooks failed; the others are in {output}", file=sys.stderr)
+        return FAILED
+    print(f"the report is in {output / 'index.html'}")
+    return SUCCESS
+
+
+def refresh_command(arguments: argparse.Namespace) -> int:
+    """Execute the notebooks in place with an empty cache, so that what they hold was computed by the present code."""
+    paths = choose_notebooks(arguments.notebooks, notebooks_folder())
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["RFMI_CACHE"] = cache
+        try:
+            refresh(paths, seconds_a_cell=arguments.cell_timeout)
+        except NotebookFailure as failure:
+            print(failure, file=sys.stderr)
+            return FAILED
+    return SUCCESS
+
+
+def train_base_command(arguments: argparse.Namespace) -> int:
+    """Train the base model of the small world, or its CLIP, from the last checkpoint where there is one."""
+    from lab.making.recipe import RECIPES
+    from lab.making.stages import train_base, train_scorer
+
+    if arguments.profile not in RECIPES:
+        raise Refusal(f"there is no recipe {arguments.profile!r}; there are {', '.join(RECIPES)}")
+    recipe = RECIPES[arguments.profile]
+    work = Path(arguments.work) if arguments.work else cache_folder() / "base_model" / arguments.profile
+    output = Path(arguments.output) if arguments.output else work / "output"
+    if arguments.clip:
+        train_scorer(recipe, work, output, arguments.device)
+    else:
+        start = Path(arguments.start) if arguments.start else None
+        if start is not None and not (start / "training.json").is_file():
+            raise Refusal(f"{start} is no folder of a finished training: it has no training.json")
+        seconds = arguments.checkpoint_seconds
+        train_base(recipe, work, output, arguments.device, start=start, checkpoint_seconds=seconds)
+    print(f"the model is in {output}")
+    return SUCCESS
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """One subcommand each; a subcommand sets `command` to the function that carries it out."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description="Run the study's notebooks.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("notebooks", nargs="*", help="names or numbers, as 02_benchmark or 02; all where none is given")
+    common.add_argument(
+        "--cell-timeout", type=int, default=SECONDS_A_CELL, metavar="SECONDS", help="the longest a cell may take"
+    )
+
+    adder = commands.add_parser("run", parents=[common], help="run notebooks into the report folder")
+    adder.add_argument("--profile", default="cpu", help="a file of notebooks/profiles (default: cpu)")
+    adder.add_argument(
+        "--output", default="", metavar="FOLDER", help="the report folder (default: reports-PROFILE of the checkout)"
+    )
+    adder.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="replace a parameter",
+    )
+    adder.add_argument("--force", action="store_true", help="run notebooks that are finished and unchanged as well")
+    adder.set_defaults(command=run_command)
+
+    adder = commands.add_parser(
+        "refresh", parents=[common], help="write the notebooks' own outputs, with their defaults"
+    )
+    adder.set_defaults(command=refresh_command)
+
+    adder = commands.add_parser("train-base", help="train the base model of the small world; resumes by itself")
+    adder.add_argument("--profile", default="cpu", help="a name in rfmi/base_model/recipe.py (default: cpu)")
+    adder.add_argument("--start", default="", metavar="FOLDER", help="a finished folder, to train its flow longer")
+    adder.add_argument("--work", default="", metavar="FOLDER", help="checkpoints (default: a folder of the cache)")
+    adder.add_argument("--output", default="", metavar="FOLDER", help="the model's folder (default: WORK/output)")
+    adder.add_argument("--device", default="cpu", help="where to train (default: cpu)")
+    adder.add_argument("--clip", action="store_true", help="train the CLIP of the world in place of the pipeline")
+    adder.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
+    adder.set_defaults(command=train_base_command)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Carry out one command; returns the exit code: 0 done, 1 a notebook failed, 2 refused before anything ran."""
+    for name, value in (QUIET | REPRODUCIBLE).items():
+        os.environ.setdefault(name, value)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("rfmi").setLevel(logging.INFO)
+    arguments = make_parser().parse_args(words)
+    try:
+        return arguments.command(arguments)
+    except Refusal as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on at the last finished unit", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

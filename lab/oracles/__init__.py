@@ -1,0 +1,1 @@
+"""Mutual information known exactly: closed forms, their integrands, and the forty tasks."""

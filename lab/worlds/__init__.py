@@ -1,0 +1,1 @@
+"""Worlds: prompts, and a judge that says which images follow them."""

@@ -1,0 +1,244 @@
+"""From pixels to objects, by analysis and synthesis.
+
+A place where a silhouette fits counts as an object only where the silhouette drawn there agrees with the picture, and
+every pixel it lacks is covered by another such object. Blobs, halves and shapes of another world are no objects. First
+come objects of one of the world's colors; what they leave is looked at once more with all colors taken for one, so that
+a circle of two colors, or of a foreign one, is a circle of unclear color.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lab.worlds.shapes.matching import (
+    AGREEMENT,
+    CENTRE,
+    KINDS,
+    MARGIN,
+    OUTSIDE,
+    PATCH,
+    Paints,
+    Places,
+    agreement,
+    find_places,
+    patches,
+    read_paints,
+    silhouettes,
+)
+from lab.worlds.shapes.rendering import SIDE
+from lab.worlds.shapes.words import COLORS, TEXTURES
+
+OVERLAP = 8.0  # the least number of pixels two silhouettes share where they are said to overlap
+COLOR_ERROR = 0.08  # the largest mean distance in RGB between the pixels of an object and its paints
+PATTERN_ERROR = 0.13  # the largest mean squared difference between an object's pattern and its texture's
+UNCLEAR = "unclear"
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class DetectedObject:
+    """One object; (x, y) is its centre in pixels; `color` or `texture` is "unclear" where it is none of the world's;
+    `agreement` is the intersection over union of its silhouette and its pixels, those hidden by others included.
+    """
+
+    shape: str
+    color: str
+    texture: str
+    size: str
+    x: float
+    y: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What a picture shows: `objects` from back to front, `overlaps` as pairs (behind, in front) of places in them, and
+    `unexplained`, the share of the picture that is neither ground nor part of an object.
+    """
+
+    objects: tuple[DetectedObject, ...]
+    overlaps: tuple[tuple[int, int], ...]
+    unexplained: float
+
+
+@torch.no_grad()
+def detect(pictures: Tensor) -> list[Detection]:
+    """The objects in pictures (n, 3, 64, 64) in [0, 1]; computed on the processor, whatever their device."""
+    chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
+    return [found for chunk in chunks for found in _detect(chunk.detach().float().cpu())]
+
+
+def _detect(pictures: Tensor) -> list[Detection]:
+    paints = read_paints(pictures)
+    clear, places, overlaps = _look(paints)
+    left = paints.without_hues(_explained(paints, places))
+    unclear, other_places, _ = _look(left)
+    unexplained = _unexplained(left, other_places).tolist()
+    results = []
+    for picture, rest in enumerate(unexplained):
+        here, others = ((of.picture == picture).nonzero()[:, 0].tolist() for of in (places, other_places))
+        pairs = [(i, j) for i, j in overlaps if i in here]
+        order = _from_back_to_front(here, pairs)
+        seats = tuple((order.index(i), order.index(j)) for i, j in pairs)
+        objects = [clear[k] for k in order] + [replace(unclear[k], color=UNCLEAR) for k in others]
+        results.append(Detection(tuple(objects), seats, rest))
+    return results
+
+
+def _look(paints: Paints) -> tuple[list[DetectedObject], Places, list[list[int]]]:
+    """The objects in all pictures, their places, and pairs (behind, in front) of them that overlap."""
+    places = _explain(paints, find_places(paints))
+    i, j, shared = _meeting(places)
+    i_over_j, j_over_i = (_errors(paints, [places.at(a)], [places.at(b)])[:, 0, 0] for a, b in ((i, j), (j, i)))
+    behind, front = torch.where(i_over_j < j_over_i, j, i), torch.where(i_over_j < j_over_i, i, j)
+    kept, found = _verify(paints, places, behind, front)
+    number = kept.cumsum(0) - 1
+    meeting = (shared >= OVERLAP) & kept[behind] & kept[front]
+    overlaps = torch.stack([number[behind], number[front]], 1)[meeting].tolist()
+    return _describe(paints, places.at(kept), found[kept]), places.at(kept), overlaps
+
+
+def _drawn(places: Places, what: Tensor) -> Tensor:
+    """One of the silhouettes' patches, (10, 4, 38, 38), put into a map (106, 106) of its own for every place."""
+    maps = torch.zeros(len(places.kind), SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
+    lines, columns = (start[:, None] + torch.arange(PATCH) for start in (places.top, places.left))
+    each = torch.arange(len(maps))[:, None, None]
+    maps[each, lines[:, :, None], columns[:, None]] = what[places.kind, places.phase]
+    return maps
+
+
+def _neighbors(places: Places) -> tuple[Tensor, Tensor]:
+    """Pairs (i, j) of different places in one picture whose patches meet."""
+    near = places.picture[:, None] == places.picture
+    for start in (places.top, places.left):
+        near &= (start[:, None] - start).abs() < PATCH
+    return near.fill_diagonal_(False).nonzero().unbind(1)
+
+
+def _meeting(places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs i < j of places of different hues whose silhouettes come within four pixels, and the pixels they share."""
+    i, j = _neighbors(places)
+    apart = (i < j) & (places.hue[i] != places.hue[j])
+    i, j = i[apart], j[apart]
+    corner = places.top[i], places.left[i]
+    close, shared = (
+        (what[places.kind[i], places.phase[i]] * patches(_drawn(places, what), j, *corner)).sum((1, 2))
+        for what in (silhouettes().grown, silhouettes().coverage)
+    )
+    return i[close > 0], j[close > 0], shared[close > 0]
+
+
+def _errors(paints: Paints, front: Sequence[Places], behind: Sequence[Places]) -> Tensor:
+    """Squared errors (p, A, B), less a constant, of drawing p places over p others, with A explanations over B."""
+    inner = slice(MARGIN, -MARGIN)
+    over, under = (
+        torch.stack([_drawn(each, silhouettes().coverage)[:, inner, inner].flatten(1) for each in side], 1)
+        for side in (front, behind)
+    )
+    own_over, own_under = (
+        paints.of(side[0].picture, side[0].hue)[0][:, None, inner, inner].flatten(2) for side in (front, behind)
+    )
+    alone = (over**2 - 2 * own_over * over).sum(2, keepdim=True)
+    return alone + (1 - over) ** 2 @ (under**2).mT - 2 * (1 - over) @ (own_under * under).mT
+
+
+def _explain(paints: Paints, places: Places) -> Places:
+    """One explanation a place: the best, and for two that meet, those which drawn one over the other, in either order,
+    agree best with the picture. Of several such pairs, the one that shares most pixels decides.
+    """
+    choice = torch.zeros_like(places.picture)
+    i, j, shared = _meeting(places.explained_by(choice))
+    n = places.kind.shape[1]
+    mine, theirs = ([places.explained_by(choice + k).at(which) for k in range(n)] for which in (i, j))
+    errors = torch.stack([_errors(paints, mine, theirs), _errors(paints, theirs, mine).mT], 1)
+    best = errors.flatten(1).argmin(1) % n**2
+    for pair in shared.argsort().tolist():
+        choice[i[pair]], choice[j[pair]] = best[pair] // n, best[pair] % n
+    return places.explained_by(choice)
+
+
+def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:
+    """Which places hold objects, and how well they agree, now that a pixel counts as hidden only by such an object in
+    front (or by the border, or at an edge where two meet), and as another object's only outside the silhouette. Their
+    color, too, must be the world's.
+    """
+    world = silhouettes()
+    i, j = _neighbors(places)
+    same = places.hue[i] == places.hue[j]
+    beside, hiding = (
+        (i[which], j[which], patches(_drawn(places, what), j[which], places.top[i[which]], places.left[i[which]]))
+        for what, which in ((world.coverage, same), (world.grown, ~same))
+    )
+    in_front = torch.zeros(len(places.hue), len(places.hue), dtype=torch.bool)
+    in_front[behind, front] = True
+    edge, free = world.edge[places.kind, places.phase], world.coverage[places.kind, places.phase] == 0
+    hiding[2].mul_(in_front[hiding[0], hiding[1]][:, None, None] | edge[hiding[0]])
+    own, known, outside = _seen(paints, places)
+    distance = patches(paints.distance, places.picture, places.top, places.left)
+    kept = (distance * own * ~free).sum((1, 2)) <= COLOR_ERROR * (own * ~free).sum((1, 2))
+    while True:
+        taken, hidden = (
+            torch.zeros_like(own).index_add_(0, at, there * kept[other, None, None]).clamp_max_(1)
+            for at, other, there in (beside, hiding)
+        )
+        hidden = hidden.maximum(outside)
+        found = agreement(places.kind, places.phase, own * (1 - taken * free), 1 - (1 - known) * hidden)
+        stay = kept & (found >= AGREEMENT)
+        if bool((stay == kept).all()):
+            return kept, found
+        kept = stay
+
+
+def _seen(paints: Paints, places: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches (k, 38, 38) at every place: M and w of its hue, and what lies outside the picture."""
+    label, covered = (patches(maps, places.picture, places.top, places.left) for maps in (paints.label, paints.covered))
+    own = covered * (label == places.hue[:, None, None])
+    return own, 1 - covered + own, (label == OUTSIDE).float()
+
+
+def _describe(paints: Paints, places: Places, found: Tensor) -> list[DetectedObject]:
+    """The places in words. A texture is the one whose pattern differs least, in the mean square, from what is seen."""
+    world = silhouettes()
+    weight = world.coverage[places.kind, places.phase] * _seen(paints, places)[0]
+    dark = patches(paints.dark, places.picture, places.top, places.left)
+    error = weight[:, None] * (dark[:, None] - world.dark[places.kind, places.phase]) ** 2
+    error, texture = (error.sum((-2, -1)) / weight.sum((-2, -1))[:, None]).min(1)
+    rows = zip(
+        places.kind.tolist(),
+        places.hue.tolist(),
+        torch.where(error <= PATTERN_ERROR, texture, len(TEXTURES)).tolist(),
+        (places.left + places.phase % 2 / 2 - CENTRE).tolist(),
+        (places.top + places.phase // 2 / 2 - CENTRE).tolist(),
+        found.tolist(),
+        strict=True,
+    )
+    names = (*TEXTURES, UNCLEAR)
+    return [
+        DetectedObject(KINDS[kind][0], COLORS[hue], names[texture], KINDS[kind][1], x, y, fit)
+        for kind, hue, texture, x, y, fit in rows
+    ]
+
+
+def _from_back_to_front(objects: list[int], overlaps: list[tuple[int, int]]) -> list[int]:
+    """An order of the objects in which those behind come first, as far as the overlaps allow one."""
+    left, order = list(objects), []
+    while left:
+        order.append(next((i for i in left if not any((j, i) in overlaps for j in left)), left[0]))
+        left.remove(order[-1])
+    return order
+
+
+def _explained(paints: Paints, places: Places) -> Tensor:
+    """Which pixels (n, 106, 106) belong to objects, or lie at their edge."""
+    explained = torch.zeros_like(paints.covered)
+    return explained.index_add_(0, places.picture, _drawn(places, silhouettes().grown)) > 0
+
+
+def _unexplained(paints: Paints, places: Places) -> Tensor:
+    """The share of every picture (n,) that is neither ground nor part of an object, or at its edge."""
+    rest = (paints.covered > 0.5) & (paints.label != OUTSIDE) & ~_explained(paints, places)
+    return rest.sum((1, 2)) / SIDE**2

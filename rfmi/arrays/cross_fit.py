@@ -1,0 +1,111 @@
+"""Cross-fitting: every pair is scored in coordinates, and by networks, that were fitted without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import entropy
+
+from rfmi.estimators import monte_carlo_forms
+from rfmi.arrays.coordinates import CanonicalCoordinates
+from rfmi.arrays.field import FittedField
+from rfmi.arrays.gaussian_base import GaussianBase
+from rfmi.arrays.network import ResidualNetwork
+
+FORMS = ("squared", "re_noising", "residual")
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """The pairs in every fold's coordinates.
+
+    x: (folds, n, d); y: (folds, n, d_y); fold: (n,); training_rows: (folds, m); limit: the entropy of y in nats where
+    it is a label, which no mutual information exceeds, else infinite.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    base: GaussianBase
+    fold: torch.Tensor
+    training_rows: torch.Tensor
+    limit: float
+
+    @classmethod
+    def of(cls, x, y, folds: int, indicators: bool, generator: torch.Generator, device: torch.device) -> CrossFit:
+        """Shuffles the pairs into folds and fits every fold's coordinates on the others."""
+        fold = torch.empty(len(x), dtype=torch.long)
+        fold[torch.randperm(len(x), generator=generator)] = torch.arange(len(x)) % folds
+        maps = []
+        for k in range(folds):
+            training = (fold != k).numpy()
+            maps.append(CanonicalCoordinates.fit(x[training], y[training], indicators=indicators))
+        kept_x, kept_y = (min(getattr(m, side).shape[1] for m in maps) for side in ("x_rotation", "y_rotation"))
+
+        def stacked(parts: list[np.ndarray]) -> torch.Tensor:
+            return torch.tensor(np.stack(parts), dtype=torch.float32, device=device)
+
+        pairs = [m(x, y) for m in maps]
+        correlations = stacked([m.correlations[None, :kept_x] for m in maps])
+        base = GaussianBase(correlations)
+        rows = [torch.nonzero(fold != k)[:, 0] for k in range(folds)]
+        if indicators:
+            labels = np.vstack([np.zeros(y.shape[1]), np.eye(y.shape[1])])
+            places = stacked([m.y_coordinates(labels)[:, :kept_y] for m in maps])
+            counts = stacked([np.append(len(r) - y[r].sum(), y[r].sum(0))[None] for r in rows])
+            base = GaussianBase(
+                correlations, correlations * base.partner(places), counts / counts.sum(-1, keepdim=True)
+            )
+        shortest = min(len(r) for r in rows)
+        shares = np.append(1 - y.mean(0).sum(), y.mean(0)) if indicators else None
+        return cls(
+            stacked([pair[0][:, :kept_x] for pair in pairs]),
+            stacked([pair[1][:, :kept_y] for pair in pairs]),
+            base,
+            fold,
+            torch.stack([r[:shortest] for r in rows]),
+            float(entropy(shares)) if indicators else np.inf,
+        )
+
+    def base_forms(self, draws: int, seed: int) -> dict[str, np.ndarray]:
+        """Every form (n,) of the Gaussian base alone, each pair under the fold that did not see it.
+
+        Exact, but for the squared and the residual form where y is a label, which are Monte Carlo.
+        """
+        forms = {name: np.zeros(len(self.fold)) for name in FORMS}
+        for k in range(len(self.x)):
+            held = self.fold == k
+            pairs = k, self.x[k, held], self.y[k, held]
+            re_noising = self.base.exact_re_noising(*pairs).cpu().numpy()
+            if self.base.label_means is None:
+                forms["squared"][held] = self.base.exact_squared(*pairs).cpu().numpy()
+                forms["residual"][held] = (forms["squared"][held] + re_noising) / 2
+            else:
+                self._add(forms, 1, None, k, draws, seed)
+            forms["re_noising"][held] = re_noising
+        return forms
+
+    def score(
+        self, network: ResidualNetwork, draws: int, seed: int, base: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Every form (n,) of base and network: the base's value, plus what the network changes under common noise."""
+        forms = {name: values.copy() for name, values in base.items()}
+        for k in range(len(self.x)):
+            self._add(forms, 1, network, k, draws, seed)
+            self._add(forms, -1, None, k, draws, seed)
+        return forms
+
+    def _add(self, forms, sign: int, network: ResidualNetwork | None, fold: int, draws: int, seed: int) -> None:
+        """Add `sign` times the Monte-Carlo forms of one fold's field, at the pairs of the fold, to `forms`."""
+        held = self.fold == fold
+        scored = monte_carlo_forms(
+            FittedField(self.base, network, fold),
+            self.x[fold, held],
+            self.y[fold, held],
+            times=self.base.times(draws),
+            anchor=FittedField(self.base, None, fold),
+            generator=torch.Generator().manual_seed(seed + 1 + fold),
+        )
+        for name in FORMS:
+            forms[name][held] += sign * getattr(scored, name).pointwise.cpu().numpy()
