@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
-from lab.making.tokenizers import CLOSED, check_prompts
 from rfmi.pipelines.interface import Conditioning, Family
+from rfmi.pipelines.vocabulary import check_vocabulary
 
 USUAL_LENGTH = 256  # of T5's rows, the default of the pipeline's call
 
@@ -22,8 +22,7 @@ def encode_prompts(
     adds nothing but rows of zeros, else 256. A single row has no room for a prompt, so T5 is then given none. Without
     a T5, diffusers puts as many rows of zeros. Raises ValueError for a word outside a closed vocabulary.
     """
-    if pipeline.tokenizer.init_kwargs.get(CLOSED, False):
-        check_prompts([prompt for prompt in prompts if prompt], pipeline.tokenizer)
+    check_vocabulary(prompts, pipeline.tokenizer)
     if max_sequence_length is None:
         config = getattr(pipeline.text_encoder_3, "config", None)
         max_sequence_length = getattr(config, "short_padding", None) or USUAL_LENGTH

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lab.worlds.shapes.detection import detect
-from lab.worlds.shapes.prompts import parse
+from lab.worlds.shapes.phrases import parse
 from lab.worlds.shapes.rendering import SIDE
 from lab.worlds.shapes.truth import verdict
 

@@ -5,9 +5,10 @@ Objects that overlap are solid and large unless the prompt says otherwise, and l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
-from lab.worlds.shapes.prompts import Phrase, Prompt
+from lab.worlds.shapes.phrases import Phrase, Prompt, parse
 from lab.worlds.shapes.rendering import RADIUS, SIDE, Scene, SceneObject, hidden_share
 from lab.worlds.shapes.truth import verdict
 from lab.worlds.shapes.words import COLORS, HELD_OUT, RELATIONS_OF, SIZES, TEXTURES
@@ -41,6 +42,12 @@ def draw_scene(prompt: Prompt, random: Random) -> Scene:
         if verdict(prompt, things, overlaps).aligned:
             return Scene(tuple(things), str(prompt))
     raise ValueError(f"no scene of this world can show {str(prompt)!r}; its demands contradict each other")
+
+
+def draw_scenes(prompts: Sequence[str], n: int, seed: str) -> list[Scene]:
+    """`n` random scenes of each prompt in turn, all from one random stream; the same seed gives the same scenes."""
+    random = Random(seed)
+    return [draw_scene(parse(text), random) for text in prompts for _ in range(n)]
 
 
 def _draw_attributes(prompt: Prompt, random: Random) -> list[tuple[str, str, str, str]]:

@@ -6,8 +6,15 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from lab.paths import data_folder
+from lab.worlds.quiet import quietly
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusion3Pipeline
 
 CHECKSUMS = "checksums.json"
 
@@ -24,6 +31,17 @@ def base_pipeline() -> Path:
 def base_clip() -> Path:
     """The folder of the shipped CLIP, checked likewise; `transformers.CLIPModel.from_pretrained` loads it."""
     return check_folder(data_folder() / "base_clip")
+
+
+def load_pipeline(device: torch.device | str, dtype: torch.dtype) -> StableDiffusion3Pipeline:
+    """The shipped pipeline. dtype: of its transformer; latents, encoders and autoencoder stay float32."""
+    with quietly():
+        from diffusers import StableDiffusion3Pipeline
+
+        pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
+    pipeline.transformer.to(dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def write_checksums(folder: Path) -> None:

@@ -8,7 +8,7 @@ from itertools import permutations
 from math import prod
 from typing import Protocol
 
-from lab.worlds.shapes.prompts import Phrase, Prompt
+from lab.worlds.shapes.phrases import Phrase, Prompt
 from lab.worlds.shapes.words import COLORS, RELATIONS
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from textwrap import shorten
 
 from lab.worlds.shapes.words import (
     COLORS,
@@ -111,8 +112,7 @@ def parse(text: str) -> Prompt:
     unknown = [word for word in words if word not in WORDS]
     if unknown:
         raise ValueError(
-            f"the world does not know the word {unknown[0]!r} of the prompt {text!r}; "
-            f"it knows {', '.join(sorted(WORDS - {','}))}"
+            f"the world does not know the word {unknown[0][:40]!r}; lab/worlds/shapes/words.py holds those it knows"
         )
     plain = " ".join(words)
     relation = _RELATION_PATTERN.search(plain)
@@ -123,7 +123,7 @@ def parse(text: str) -> Prompt:
     )
     if len(prompt.phrases) > 3 or prompt.n_objects > MAX_OBJECTS:
         raise ValueError(
-            f"the prompt {text!r} asks for more than a picture holds: "
+            f"the prompt {shorten(text, 100)!r} asks for more than a picture holds: "
             f"at most three phrases and {MAX_OBJECTS} objects, please"
         )
     return prompt
@@ -139,7 +139,7 @@ def _parse_phrase(part: str, text: str) -> Phrase:
     count = 0 if not found else 1 if found["count"] == "a" else COUNTS.index(found["count"]) + 1
     if not found or (found["shape"] in _SINGULAR) != (count > 1):
         raise ValueError(
-            f"cannot read {part!r} in the prompt {text!r}; a phrase is a count, then size, texture and color as "
+            f"cannot read {shorten(part, 60)!r} in the prompt {shorten(text, 100)!r}; a phrase is a count, then size, texture and color as "
             "wanted, in this order, then a shape, as in 'two small striped red circles'"
         )
     return Phrase(
