@@ -19,10 +19,10 @@ import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from rfmi.runs import write_atomically
-from lab.study.cache import plain
-from lab.study.figures import RESOLUTION
 from lab.paths import output_folder
+from lab.study.figures import RESOLUTION
+from lab.study.units import plain
+from rfmi.runs import write_atomically
 
 
 def check_name(name: str) -> None:
@@ -55,7 +55,7 @@ def save_results(name: str, results: dict[str, Any], output: str | None) -> None
         write_atomically(folder / "results" / f"{name}.json", text + "\n")
 
 
-def show_figure(figure: Figure, *, name: str, caption: str, alt: str, output: str | None) -> None:
+def show(figure: Figure, *, name: str, caption: str, alt: str, output: str | None) -> None:
     """Show a figure with its caption and alt text, keep it as {output}/figures/{name}.png, and close it.
 
     caption, alt: plain text, neither empty; the caption says what is seen, the alt text what a reader who cannot see

@@ -1,0 +1,98 @@
+"""Pipelines as the notebooks' units of work use them: loaded once a process, with what LoRAs add merged into them.
+
+The mean of k LoRAs at weight w adds w / k times what each of them adds to the transformer's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from transformers.utils import logging as transformers_logging
+
+from lab.paths import cache_folder
+from lab.study.units import check_kind, code_version, digest
+
+SIZES = 32  # most sizes that a transformer is compiled for, beyond which it would run uncompiled: pruning has a few
+DRAWING = ("rfmi.pipelines", "rfmi.sampling", "rfmi.scoring", "rfmi.selection", "rfmi.finetuning", "rfmi.evaluation")
+
+
+def loaded(model: str, world: Any, device: str, precision: str) -> DiffusionPipeline:
+    """A pipeline of one's own, in silence. Raises ValueError where neither a model is named nor the world has one."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # a LoRA of the transformer alone is no news
+    transformers_logging.disable_progress_bar()
+    if model:
+        pipeline = DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, precision)).to(device)
+    else:
+        pipeline = world.pipeline(device=device)
+        if pipeline is None:
+            raise ValueError(f"the world {world.name} has no model of its own; name one, as in -p model FOLDER_OR_HUB_ID")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.transformer.to(getattr(torch, precision))
+    return pipeline
+
+
+@cache
+def compiled_once(
+    model: str, world: Any, device: str, precision: str, compiled: bool, merged: bool
+) -> DiffusionPipeline:
+    """A process's own pipeline: as it is, or one whose weights come and go and that is compiled once for all of them."""
+    pipeline = loaded(model, world, device, precision)
+    if compiled:
+        torch._dynamo.config.recompile_limit = SIZES
+        pipeline.transformer.compile(dynamic=False)
+    return pipeline
+
+
+def pipeline(
+    model: str,
+    world: Any,
+    *,
+    device: str = "cpu",
+    precision: str = "float32",
+    compiled: bool = False,
+    loras: Sequence[str | Path] = (),
+    weight: float = 1.0,
+) -> DiffusionPipeline:
+    """A pipeline, loaded once a process.
+
+    model: "" for the world's own, a folder or a name on the hub
+    precision: of the transformer; "bfloat16" is about twice as fast on recent processors
+    compiled: faster drawing after a minute of compilation, which needs a C++ compiler
+    loras: folders whose mean is merged into the transformer; a DoRA has no mean: one alone, at weight 1
+    weight: what that mean is multiplied with
+
+    With LoRAs it lasts until the next call with others.
+    """
+    if not loras:
+        return compiled_once(model, world, device, precision, compiled, merged=False)
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"the weight of the LoRAs is {weight}; give a number above 0")
+    vessel = compiled_once(model, world, device, precision, compiled, merged=True)
+    source = loaded(model, world, "cpu", "float32")
+    for lora in loras:
+        source.load_lora_weights(lora)
+        source.fuse_lora(lora_scale=weight / len(loras))
+        source.unload_lora_weights()
+    vessel.transformer.load_state_dict(source.transformer.state_dict())
+    return vessel
+
+
+def spread(texts: Sequence[str], n: int) -> list[str]:
+    """`n` texts spread evenly over a sorted list, all where `n` is larger."""
+    n = min(n, len(texts))
+    return [texts[i * len(texts) // n] for i in range(n)]
+
+
+def work_folder(kind: str, settings: Mapping[str, Any]) -> Path:
+    """The folder of the cache for what resumes by itself (`rfmi.select`, `finetune`, `evaluate`).
+
+    kind: a plain name; settings: all that the work depends on, plain values
+    """
+    return cache_folder() / check_kind(kind) / digest([dict(settings), code_version(*DRAWING)])[:24]

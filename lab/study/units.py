@@ -1,0 +1,399 @@
+"""Units of work, each computed once: one file per finished unit, so that a killed run resumes where it was.
+
+A unit is one call function(**parameters) with plain parameters (task, n, seed, ...). Its file is named
+
+    key = sha256(name of the function, parameters, code)
+
+where `code` hashes what the result is computed by:
+
+    function          the source of a function of the notebook, of those it names there, and the plain values it names;
+                      of a function of a module, the module
+    named things      the modules in which the functions and classes of `rfmi` and `lab` that it names are defined
+    uses              the modules that the caller adds, with all that is in a package
+
+Comments, docstrings and layout do not count. A file is written under a temporary name, flushed to the disk and then
+renamed, which is atomic: it is there whole or not at all. One that does not parse, answers another key or fails its
+checksum is computed again, never trusted. Results go through JSON whether they were computed now or read back, so both
+give the same numbers (Python writes a double with all its digits). The seconds that a unit took stand beside its
+result: what a page says it cost is that, also where nothing had to be computed again.
+"""
+
+from __future__ import annotations
+
+import ast
+import dis
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
+from pathlib import Path
+from socket import socket
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import joblib
+import numpy as np
+import psutil
+import torch
+from joblib.externals.loky import ProcessPoolExecutor
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from lab.paths import cache_folder
+from rfmi.runs import write_atomically
+
+SECONDS_BETWEEN_PROGRESS = 10.0
+SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
+OWN_PACKAGES = ("rfmi", "lab")
+
+
+def plain(value: Any) -> Any:
+    """A number or an array of numpy or torch as JSON can write it; what `json.dumps(default=...)` asks for.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value.tolist()
+    raise TypeError(
+        f"a unit's parameters and result hold numbers, texts, lists and mappings only, got {type(value).__name__}; "
+        "convert it first"
+    )
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Two equal values give the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a value's canonical JSON text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def code_version(*modules: Any) -> str:
+    """The hash of what is computed by.
+
+    modules: modules or their names, of a package every module in it; worlds, by their `sources`; paths of other files
+    """
+    sources = {}
+    for module in modules:
+        if isinstance(module, Path):
+            sources[module.name] = hashlib.sha256(module.read_bytes()).hexdigest()
+        elif hasattr(module, "sources"):
+            sources[module.name] = code_version(*module.sources)
+        else:
+            module = importlib.import_module(module) if isinstance(module, str) else module
+            file = Path(module.__file__)
+            files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+            for path in files:
+                name = f"{module.__name__}:{path.relative_to(file.parent).as_posix()}"
+                sources[name] = bare(path.read_text(encoding="utf-8"))
+    return digest(sources)[:16]
+
+
+def bare(source: str) -> str:
+    """Python source without comments, docstrings and layout."""
+    tree = ast.parse(textwrap.dedent(source))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+class Meaning:
+    """What a function's result is computed by: texts by name, and modules.
+
+    strict: whether a value that no text can stand for is refused
+    """
+
+    def __init__(self, function: Callable[..., Any], uses: Iterable[Any], strict: bool) -> None:
+        self.texts: dict[str, str] = {}
+        self.modules: dict[str, Any] = {getattr(each, "__name__", str(each)): each for each in uses}
+        self.strict, self.home = strict, getattr(function, "__module__", None)
+        self.add(getattr(function, "__name__", "function"), function)
+
+    def version(self) -> str:
+        """The hash of all of it."""
+        return digest([self.texts, code_version(*(self.modules[name] for name in sorted(self.modules)))])[:16]
+
+    def add(self, name: str, value: Any) -> None:
+        """Add a value that is named in the code, and all that it names in turn."""
+        value = inspect.unwrap(value) if callable(value) else value
+        home = getattr(value, "__module__", None) or ""
+        if isinstance(value, ModuleType):
+            return
+        if isinstance(value, partial):
+            self.add(f"{name}.func", value.func)
+            self.add(f"{name}.arguments", [value.args, value.keywords])
+        elif isinstance(value, FunctionType | type):
+            if home == "__main__":
+                self.add_source(name, value)
+            elif home == self.home or home.split(".")[0] in OWN_PACKAGES:
+                self.modules[home] = sys.modules[home]
+        elif hasattr(value, "sources"):
+            self.modules[name] = value
+        elif not callable(value):
+            self.add_value(name, asdict(value) if is_dataclass(value) else value)
+
+    def add_source(self, name: str, value: FunctionType | type) -> None:
+        """Add a function or class of the notebook and what its code names."""
+        if name in self.texts:
+            return
+        try:
+            self.texts[name] = bare(inspect.getsource(value))
+        except (OSError, SyntaxError) as error:  # a lambda within a call is no statement of its own
+            if self.strict:
+                raise ValueError(f"the source of {name} cannot be read; define it with `def` in a cell") from error
+            self.texts[name] = value.__code__.co_code.hex() if isinstance(value, FunctionType) else name
+        if isinstance(value, type):
+            return
+        self.add_value(f"{name}.defaults", [value.__defaults__, value.__kwdefaults__])
+        names = inspect.getclosurevars(value).nonlocals | {
+            each: value.__globals__[each] for each in global_names(value.__code__) if each in value.__globals__
+        }
+        for each, item in names.items():
+            self.add(each, item)
+            if isinstance(item, ModuleType) and item.__name__.split(".")[0] in OWN_PACKAGES:
+                for attribute in attribute_names(value.__code__) & set(dir(item)):
+                    self.add(f"{each}.{attribute}", getattr(item, attribute))
+
+    def add_value(self, name: str, value: Any) -> None:
+        """Add a plain value."""
+        try:
+            self.texts[name] = canonical(value)
+        except (TypeError, ValueError) as error:
+            if self.strict:
+                raise TypeError(
+                    f"{name} is a {type(value).__name__}, which the key of a unit cannot hold; make it a parameter of "
+                    "plain values, or make it within the function"
+                ) from error
+            self.texts[name] = type(value).__name__
+
+
+def instructions(code: CodeType) -> Iterator[dis.Instruction]:
+    """The instructions of a function and of the functions in it."""
+    yield from dis.get_instructions(code)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from instructions(constant)
+
+
+def global_names(code: CodeType) -> set[str]:
+    """The global names that a function reads."""
+    return {each.argval for each in instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+
+
+def attribute_names(code: CodeType) -> set[str]:
+    """The attributes that a function reads, of whatever."""
+    return {each.argval for each in instructions(code) if each.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number runs on this machine; a zombie, ended but not yet asked after, does not."""
+    try:
+        return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that are no more."""
+    for path in folder.glob("*.tmp"):
+        writer = re.search(r"\.(\d+)\.tmp$", path.name)
+        if writer and not is_running(int(writer[1])):
+            path.unlink(missing_ok=True)
+
+
+def check_kind(kind: str) -> str:
+    """`kind`, where it can name a folder. Raises ValueError where it cannot."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", kind):
+        raise ValueError(f"{kind!r} would name a folder: use letters, digits, - and _ only")
+    return kind
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of work and its file in the cache."""
+
+    kind: str
+    parameters: dict
+    code: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the unit's file is named by. Raises TypeError for parameters that JSON cannot write."""
+        return digest([self.kind, self.parameters, self.code])
+
+    @property
+    def path(self) -> Path:
+        """The unit's file."""
+        return cache_folder() / check_kind(self.kind) / f"{self.key}.json"
+
+    def read(self) -> dict[str, Any] | None:
+        """The finished unit with its `result` and `seconds`; None where there is none that can be trusted."""
+        try:
+            entry = json.loads(self.path.read_text(encoding="utf-8"))
+            asked = [self.kind, json.loads(canonical(self.parameters)), self.code]
+            whole = [entry["kind"], entry["parameters"], entry["code"]] == asked
+            good = whole and entry["sha256"] == digest([entry["result"], entry["seconds"]])
+            return entry if good else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # absent, cut short or damaged: to be computed (again)
+
+    def write(self, result: Any, seconds: float = 0.0) -> dict[str, Any]:
+        """Keep the unit's result; returns what a later `read` will."""
+        result, seconds = json.loads(canonical(result)), round(seconds, 3)
+        entry = {
+            "kind": self.kind,
+            "parameters": json.loads(canonical(self.parameters)),
+            "code": self.code,
+            "seconds": seconds,
+            "result": result,
+            "sha256": digest([result, seconds]),
+        }
+        write_atomically(self.path, json.dumps(entry, indent=1) + "\n")
+        return entry
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread, so that numbers do not depend on how many units are computed at once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def compute(function: Callable[..., Any], unit: Unit, kept: bool) -> tuple[str, dict[str, Any]]:
+    """(key, entry) of a unit that is computed now."""
+    started = time.perf_counter()
+    try:
+        with one_thread():
+            result = function(**unit.parameters)
+    except BaseException as error:
+        error.add_note(f"in the unit of work {unit.kind}({', '.join(f'{k}={v!r}' for k, v in unit.parameters.items())})")
+        raise
+    seconds = time.perf_counter() - started
+    return unit.key, unit.write(result, seconds) if kept else {"result": result, "seconds": seconds}
+
+
+def run(
+    function: Callable[..., Any],
+    units: Sequence[Mapping[str, Any]],
+    *,
+    workers: int = 1,
+    uses: Iterable[Any] = (),
+    description: str = "",
+    cached: bool = True,
+) -> list[Any]:
+    """`function(**unit)` for every unit, in order, each computed once and kept as soon as it is finished.
+
+    function: defined with `def`, in a notebook too; returns what JSON can hold, arrays and tensors included
+    units: dicts of plain parameters, with their seed
+    workers: processes, of one thread each; 1 computes in this one
+    uses: modules, names of modules or worlds whose code the results depend on beside what the function names
+    cached: False where the function resumes by itself: nothing but its seconds is kept, results are any objects
+
+    Raises ValueError or TypeError before anything is computed. An error in a unit ends the run and names the unit;
+    finished ones stay.
+    """
+    if workers < 1:
+        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
+    code, kind = Meaning(function, uses, strict=cached).version(), check_kind(function.__name__)
+    asked = [Unit(kind, dict(parameters), code) for parameters in units]
+    by_key = {unit.key: unit for unit in asked}
+    keys = [unit.key for unit in asked]
+    entries = {}
+    if cached:
+        remove_leftovers(cache_folder() / kind)
+        entries = {key: entry for key, unit in by_key.items() if (entry := unit.read()) is not None}
+    missing = [unit for key, unit in by_key.items() if key not in entries]
+    if missing:
+        parallel = joblib.Parallel(n_jobs=min(workers, len(missing)), return_as="generator_unordered")
+        calls = (joblib.delayed(compute)(function, unit, cached) for unit in missing)
+        bar = {"desc": description or kind, "mininterval": SECONDS_BETWEEN_PROGRESS, "ncols": 80}
+        entries.update(tqdm(parallel(calls), total=len(missing), **bar))
+    for key, unit in by_key.items():
+        note_seconds(key, entries[key]["seconds"] if cached else longest(unit, entries[key]["seconds"]))
+    return [entries[key]["result"] for key in keys]
+
+
+def longest(unit: Unit, seconds: float) -> float:
+    """The most that work which resumes by itself has taken: a later call finds it done."""
+    kept = Unit("seconds", {"of": unit.kind, "unit": unit.key}, unit.code)
+    before = kept.read()
+    if before is not None and before["seconds"] >= seconds:
+        return before["seconds"]
+    return kept.write(None, seconds)["seconds"]
+
+
+def note_seconds(key: str, seconds: float) -> None:
+    """Tell the runner, where there is one, what a unit that this notebook uses has cost."""
+    if os.environ.get(SECONDS_FILE):
+        with open(os.environ[SECONDS_FILE], "a", encoding="utf-8") as file:
+            file.write(f"{key} {seconds:.3f}\n")
+
+
+def seconds_of_units(file: Path) -> float:
+    """The seconds noted in a file, those of one unit once."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return round(sum(map(float, dict(line.split() for line in lines).values())), 1)
+
+
+def together(function: Callable[[], Any], workers: int = 1) -> Any:
+    """`function()` in `workers` processes at once that share its work; returns its result in the first of them.
+
+    function: calls `rfmi.select` or `rfmi.evaluate`, which deal out what is missing to the processes of a run
+    workers: processes, of one thread each; 1 computes in this one
+
+    An error in one of them ends all.
+    """
+    if workers < 1:
+        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
+    unit = Unit("together", {}, Meaning(function, (), strict=False).version())
+    started = time.perf_counter()
+    if workers == 1:
+        with one_thread():
+            result = function()
+    else:
+        with socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        pool = ProcessPoolExecutor(max_workers=workers)
+        try:
+            calls = [pool.submit(one_of_several, function, rank, workers, port) for rank in range(workers)]
+            for call in wait(calls, return_when=FIRST_EXCEPTION).done:
+                call.result()
+            result = calls[0].result()
+        finally:
+            pool.shutdown(kill_workers=True)
+    note_seconds(unit.key, longest(unit, workers * (time.perf_counter() - started)))
+    return result
+
+
+def one_of_several(function: Callable[[], Any], rank: int, workers: int, port: int) -> Any:
+    """`function()` as one process of several that know of each other, as `accelerate launch` starts them."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="1")
+    from rfmi.runs import process_state
+
+    with one_thread():
+        process_state().wait_for_everyone()
+        result = function()
+    return result if rank == 0 else None
