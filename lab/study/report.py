@@ -21,8 +21,7 @@ from matplotlib.figure import Figure
 
 from lab.paths import output_folder
 from lab.study.figures import RESOLUTION
-from lab.study.units import plain
-from rfmi.runs import write_atomically
+from rfmi.runs import plain, write_atomically
 
 
 def check_name(name: str) -> None:

@@ -32,52 +32,24 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from socket import socket
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import joblib
-import numpy as np
-import psutil
 import torch
-from joblib.externals.loky import ProcessPoolExecutor
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lab.paths import cache_folder
-from rfmi.runs import write_atomically
+from rfmi.runs import canonical, digest, remove_leftovers, write_atomically
 
 SECONDS_BETWEEN_PROGRESS = 10.0
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
 OWN_PACKAGES = ("rfmi", "lab")
-
-
-def plain(value: Any) -> Any:
-    """A number or an array of numpy or torch as JSON can write it; what `json.dumps(default=...)` asks for.
-
-    Raises TypeError for anything else.
-    """
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
-        return value.tolist()
-    raise TypeError(
-        f"a unit's parameters and result hold numbers, texts, lists and mappings only, got {type(value).__name__}; "
-        "convert it first"
-    )
-
-
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces. Two equal values give the same text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
-
-
-def digest(value: Any) -> str:
-    """The sha256 of a value's canonical JSON text."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def code_version(*modules: Any) -> str:
@@ -198,29 +170,17 @@ def attribute_names(code: CodeType) -> set[str]:
     return {each.argval for each in instructions(code) if each.opname in ("LOAD_ATTR", "LOAD_METHOD")}
 
 
-def is_running(process: int) -> bool:
-    """Whether a process of this number runs on this machine; a zombie, ended but not yet asked after, does not."""
-    try:
-        return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of writers that are no more."""
-    for path in folder.glob("*.tmp"):
-        writer = re.search(r"\.(\d+)\.tmp$", path.name)
-        if writer and not is_running(int(writer[1])):
-            path.unlink(missing_ok=True)
-
-
 def check_kind(kind: str) -> str:
     """`kind`, where it can name a folder. Raises ValueError where it cannot."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", kind):
         raise ValueError(f"{kind!r} would name a folder: use letters, digits, - and _ only")
     return kind
+
+
+def check_workers(workers: int) -> None:
+    """Raises ValueError for a number of processes that is none."""
+    if workers < 1:
+        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
 
 
 @dataclass(frozen=True)
@@ -312,8 +272,7 @@ def run(
     Raises ValueError or TypeError before anything is computed. An error in a unit ends the run and names the unit;
     finished ones stay.
     """
-    if workers < 1:
-        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
+    check_workers(workers)
     code, kind = Meaning(function, uses, strict=cached).version(), check_kind(function.__name__)
     asked = [Unit(kind, dict(parameters), code) for parameters in units]
     by_key = {unit.key: unit for unit in asked}
@@ -356,44 +315,23 @@ def seconds_of_units(file: Path) -> float:
 
 
 def together(function: Callable[[], Any], workers: int = 1) -> Any:
-    """`function()` in `workers` processes at once that share its work; returns its result in the first of them.
+    """`function()` in `workers` processes at once that share its work; returns the result of the first.
 
-    function: calls `rfmi.select` or `rfmi.evaluate`, which deal out what is missing to the processes of a run
+    function: calls `rfmi.select` or `rfmi.evaluate` on one folder, where the next missing unit goes to whoever is free
     workers: processes, of one thread each; 1 computes in this one
 
     An error in one of them ends all.
     """
-    if workers < 1:
-        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
+    check_workers(workers)
     unit = Unit("together", {}, Meaning(function, (), strict=False).version())
     started = time.perf_counter()
-    if workers == 1:
-        with one_thread():
-            result = function()
-    else:
-        with socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        pool = ProcessPoolExecutor(max_workers=workers)
-        try:
-            calls = [pool.submit(one_of_several, function, rank, workers, port) for rank in range(workers)]
-            for call in wait(calls, return_when=FIRST_EXCEPTION).done:
-                call.result()
-            result = calls[0].result()
-        finally:
-            pool.shutdown(kill_workers=True)
+    results = joblib.Parallel(n_jobs=workers)(joblib.delayed(one_of_several)(function, i) for i in range(workers))
     note_seconds(unit.key, longest(unit, workers * (time.perf_counter() - started)))
-    return result
+    return results[0]
 
 
-def one_of_several(function: Callable[[], Any], rank: int, workers: int, port: int) -> Any:
-    """`function()` as one process of several that know of each other, as `accelerate launch` starts them."""
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": workers, "LOCAL_WORLD_SIZE": workers, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="1")
-    from rfmi.runs import process_state
-
+def one_of_several(function: Callable[[], Any], number: int) -> Any:
+    """`function()` on one thread; its result from the first process only, since all are the same."""
     with one_thread():
-        process_state().wait_for_everyone()
         result = function()
-    return result if rank == 0 else None
+    return result if number == 0 else None
