@@ -6,9 +6,12 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from lab.making.prompt_files import draw_training_prompt
+from lab.worlds.shapes.grammar import draw_prompt
+from lab.worlds.shapes.rendering import SIDE, Scene, render
+from lab.worlds.shapes.sampling import draw_scene
+from lab.worlds.shapes.words import CATEGORIES
 from rfmi.training import StepRandomness
-from lab.worlds.shapes import CATEGORIES, SIDE, Scene, draw_prompt, draw_scene, render
-from lab.worlds.shapes.prompt_files import draw_training_prompt
 
 LATENT_CHANNELS = 6
 SQUARED_WEIGHT = 5.0  # of the mean squared error; the mean absolute error alone leaves small objects out for long

@@ -14,7 +14,8 @@ processor maps pictures in [0, 1] to 2 x - 1, without cropping.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -24,11 +25,15 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from lab.making.autoencoder import training_scenes
-from lab.making.tokenizers import check_prompts, make_tokenizer
-from rfmi.training import Schedule, StepRandomness, train
-from lab.worlds.shapes import SIDE, Prompt, change_one_atom, parse, render
-from lab.worlds.shapes.prompt_files import validation_prompts
+from lab.making.prompt_files import validation_prompts
+from lab.making.schedule import Schedule, train_network
+from lab.making.tokenizers import make_tokenizer
+from lab.worlds.shapes.clip import features_of_pictures, features_of_texts
+from lab.worlds.shapes.grammar import change_one_atom
+from lab.worlds.shapes.phrases import Prompt, parse
+from lab.worlds.shapes.rendering import SIDE, render
 from lab.worlds.shapes.words import HELD_OUT
+from rfmi.training import StepRandomness
 
 PATCH, WIDTH, HEADS, PROJECTION = 8, 128, 4, 64
 IMAGE_LAYERS, TEXT_LAYERS = 4, 3
@@ -77,8 +82,8 @@ def clip_loss(clip: CLIPModel, tokenizer: CLIPTokenizer, randomness: StepRandomn
     texts = [scene.prompt for scene in scenes]
     changed = [changed_prompt(parse(text), randomness.random) for text in texts]
     pictures = blurred_and_noised(render(scenes), randomness.generator)
-    image = functional.normalize(_image_features(clip, pictures), dim=1)
-    text = functional.normalize(_text_features(clip, tokenizer, texts + [each for each in changed if each]), dim=1)
+    image = functional.normalize(features_of_pictures(clip, pictures), dim=1)
+    text = functional.normalize(features_of_texts(clip, tokenizer, texts + [each for each in changed if each]), dim=1)
     logits = clip.logit_scale.exp().clamp(max=LARGEST_SCALE) * image @ text.T
     right = torch.arange(batch, device=logits.device)
     return (functional.cross_entropy(logits, right) + functional.cross_entropy(logits[:, :batch].T, right)) / 2
@@ -108,14 +113,8 @@ def train_clip(
     tokenizer = make_tokenizer()
     clip = make_clip(tokenizer, schedule.seed).to(device)
     optimizers = make_optimizers(clip, schedule.learning_rate)
-    yield from train(
-        clip,
-        lambda randomness: clip_loss(clip, tokenizer, randomness, schedule.batch),
-        optimizers,
-        schedule,
-        folder,
-        checkpoint_seconds=checkpoint_seconds,
-    )
+    loss_of = partial(clip_loss, clip, tokenizer, batch=schedule.batch)
+    yield from train_network(clip, loss_of, optimizers, schedule, folder, checkpoint_seconds=checkpoint_seconds)
     save_clip(clip, tokenizer, folder)
 
 
@@ -126,48 +125,6 @@ def save_clip(clip: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
     processor = CLIPImageProcessorPil(size=side, do_center_crop=False, image_mean=half, image_std=half)
     clip.save_pretrained(folder)
     CLIPProcessor(processor, tokenizer).save_pretrained(folder)
-
-
-def load_clip(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
-    """The model and the tokenizer of a folder, for evaluation.
-
-    Raises ValueError where the folder does not hold both.
-    """
-    missing = [name for name in ("model.safetensors", "config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} holds no CLIP ({', '.join(missing)} missing); train one with `train_clip`")
-    clip = CLIPModel.from_pretrained(folder, local_files_only=True)
-    return clip.eval(), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-@torch.no_grad()
-def image_features(clip: CLIPModel, images: Tensor, batch: int = 256) -> Tensor:
-    """Projected features of pictures (n, 3, 64, 64) in [0, 1]: (n, 64) floats, not normalised.
-
-    Raises ValueError for images of another shape, kind or range.
-    """
-    _check_images(images)
-    return torch.cat([_image_features(clip, part) for part in images.split(batch)])
-
-
-@torch.no_grad()
-def clip_score(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, prompts: Sequence[str], batch: int = 256
-) -> Tensor:
-    """CLIPScore without its factor and cut (Hessel et al. 2021, arXiv 2104.08718): the cosine, (n,), of picture i and
-    prompt i.
-
-    images: (n, 3, 64, 64) floats in [0, 1]. Raises ValueError for other images, for prompts that the text encoder
-    cannot read, and for another number of prompts than images.
-    """
-    check_prompts(prompts, tokenizer)
-    if len(prompts) != len(images):
-        raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give one prompt an image")
-    places = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}  # every prompt is read once
-    texts = list(places)
-    parts = [_text_features(clip, tokenizer, texts[i : i + batch]) for i in range(0, len(texts), batch)]
-    text = torch.cat(parts)[[places[prompt] for prompt in prompts]]
-    return functional.cosine_similarity(image_features(clip, images, batch), text)
 
 
 def blurred_and_noised(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -182,21 +139,3 @@ def blurred_and_noised(pictures: Tensor, generator: torch.Generator) -> Tensor:
         pictures = sum(weights[:, k, None, None, None] * part for k, part in enumerate(shifted))
     draws = torch.randn(pictures.shape, generator=generator)
     return (pictures + LARGEST_NOISE * noise[:, None, None, None] * draws).clamp(0, 1)
-
-
-def _image_features(clip: CLIPModel, pictures: Tensor) -> Tensor:
-    return clip.get_image_features(pixel_values=2 * pictures.to(clip.device) - 1).pooler_output
-
-
-def _text_features(clip: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    tokens = tokenizer(list(texts), padding=True, return_tensors="pt").to(clip.device)
-    return clip.get_text_features(input_ids=tokens.input_ids).pooler_output
-
-
-def _check_images(images: Tensor) -> None:
-    if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE) or not len(images) or not images.is_floating_point():
-        raise ValueError(
-            f"images must be floats of shape (n, 3, {SIDE}, {SIDE}), got {images.dtype} of shape {tuple(images.shape)}"
-        )
-    if not (images.amin() >= 0 and images.amax() <= 1):
-        raise ValueError("images must lie in [0, 1]; map pictures in [-1, 1] to (x + 1) / 2")

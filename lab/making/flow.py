@@ -12,14 +12,8 @@ from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
 from lab.making.text_encoders import encode
+from lab.making.transformer import NULL_SHARE, TRAINED_PADDING, WeightedPadding, draw_noise_levels, velocity_error
 from rfmi.training import StepRandomness
-from lab.making.transformer import (
-    NULL_SHARE,
-    TRAINED_PADDING,
-    WeightedPadding,
-    draw_noise_levels,
-    velocity_error,
-)
 
 
 def make_optimizers(transformer: SD3Transformer2DModel, learning_rate: float) -> list[torch.optim.Optimizer]:

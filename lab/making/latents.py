@@ -13,9 +13,9 @@ from transformers import CLIPTokenizer
 
 from lab.making.autoencoder import training_scenes
 from lab.making.text_encoders import tokenize
-from rfmi.training import StepRandomness
+from lab.worlds.shapes.rendering import render
 from rfmi.runs import write_tensors
-from lab.worlds.shapes import render
+from rfmi.training import StepRandomness
 
 SHARD = 4096
 

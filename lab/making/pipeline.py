@@ -14,8 +14,8 @@ from diffusers import (
 )
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-from lab.worlds.shapes.shipped import write_checksums
 from lab.making.transformer import TRAINED_PADDING
+from lab.worlds.shapes.shipped import write_checksums
 
 
 def make_silent_t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from rfmi.training import Schedule
-from lab.worlds.shapes import CATEGORIES
+from lab.making.schedule import Schedule
+from lab.worlds.shapes.words import CATEGORIES
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,18 @@ from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
 from lab.making.autoencoder import LATENT_CHANNELS, autoencoder_loss, make_autoencoder
-from lab.worlds.shapes.clip import load_clip, save_clip, train_clip
+from lab.making.clip import save_clip, train_clip
 from lab.making.flow import flow_loss, make_examples, make_optimizers
-from lab.worlds.shapes.shipped import check_folder, write_checksums
 from lab.making.latents import read_latents, write_latents
 from lab.making.pipeline import read_parts, save_pipeline
 from lab.making.recipe import Recipe
+from lab.making.schedule import Schedule, read_losses, train_network
 from lab.making.text_encoders import Reader, make_text_encoder, reading_loss, tokenize
 from lab.making.tokenizers import make_tokenizer
-from rfmi.training import Schedule, read_losses, train
 from lab.making.transformer import make_transformer
-from rfmi.runs import write_atomically
-from lab.study.provenance import versions
+from lab.worlds.shapes.clip import load_clip
+from lab.worlds.shapes.shipped import check_folder, write_checksums
+from rfmi.runs import versions, write_atomically
 
 SHIFT = 3.0  # of the sampler's noise levels, Stable Diffusion 3's own
 
@@ -48,16 +49,10 @@ def trained_autoencoder(recipe: Recipe, folder: Path, device: str, seconds: floa
     schedule = recipe.autoencoder
     torch.manual_seed(schedule.seed)
     model = make_autoencoder(recipe.autoencoder_channels).to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
-    )
-    steps = train(
-        model,
-        lambda randomness: autoencoder_loss(model, randomness, schedule.batch),
-        [optimizer],
-        schedule,
-        folder / "autoencoder",
-        checkpoint_seconds=seconds,
+    optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    loss_of = partial(autoencoder_loss, model, batch=schedule.batch)
+    steps = train_network(
+        model, loss_of, [optimizer], schedule, folder / "autoencoder", checkpoint_seconds=seconds
     )
     followed(steps, schedule, "autoencoder")
     return model
@@ -70,21 +65,13 @@ def trained_text_encoders(
     schedule = recipe.text
     torch.manual_seed(schedule.seed)
     tokenizer = make_tokenizer()
-    encoders = [
-        make_text_encoder(tokenizer, layers=recipe.text_layers, activation=activation)
-        for activation in ("quick_gelu", "gelu")
-    ]
+    kinds = ("quick_gelu", "gelu")
+    encoders = [make_text_encoder(tokenizer, layers=recipe.text_layers, activation=kind) for kind in kinds]
     reader = Reader(encoders).to(device)
-    optimizer = torch.optim.AdamW(
-        reader.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    steps = train(
-        reader,
-        lambda randomness: reading_loss(reader, tokenizer, randomness, schedule.batch),
-        [optimizer],
-        schedule,
-        folder / "text_encoders",
-        checkpoint_seconds=seconds,
+    optimizer = torch.optim.AdamW(reader.parameters(), schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    loss_of = partial(reading_loss, reader, tokenizer, batch=schedule.batch)
+    steps = train_network(
+        reader, loss_of, [optimizer], schedule, folder / "text_encoders", checkpoint_seconds=seconds
     )
     followed(steps, schedule, "text encoders")
     return [encoder.eval().requires_grad_(False) for encoder in encoders]
@@ -116,7 +103,9 @@ def trained_flow(
     precision = getattr(torch, recipe.precision)
     loss_of = flow_loss(transformer, examples, schedule.batch, precision=precision, compiled=recipe.compiled)
     optimizers = make_optimizers(transformer, schedule.learning_rate)
-    steps = train(transformer, loss_of, optimizers, schedule, folder / "flow", checkpoint_seconds=seconds)
+    steps = train_network(
+        transformer, loss_of, optimizers, schedule, folder / "flow", checkpoint_seconds=seconds
+    )
     followed(steps, schedule, "flow")
     return transformer
 
@@ -140,11 +129,7 @@ def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]], earl
         parts = np.array_split(np.asarray(values), min(100, len(values)))
         ends = np.cumsum([len(part) for part in parts])
         curves[stage] = [[int(end), round(float(part.mean()), 6)] for end, part in zip(ends, parts, strict=True)]
-    log = {
-        "recipe": asdict(recipe),
-        "versions": versions(),
-        "losses": curves,
-    }
+    log = {"recipe": asdict(recipe), "versions": versions(), "losses": curves}
     if earlier is not None:
         log["earlier"] = earlier
     write_atomically(output / "training.json", json.dumps(log, indent=1) + "\n")

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from lab.making.prompt_files import draw_training_prompt
+from lab.worlds.shapes.phrases import Prompt
+from lab.worlds.shapes.words import CATEGORIES, COLORS, COUNTS, PLURALS, RELATIONS, SHAPES, SIZES, TEXTURES
 from rfmi.training import StepRandomness
-from lab.worlds.shapes import CATEGORIES, Prompt
-from lab.worlds.shapes.prompt_files import draw_training_prompt
-from lab.worlds.shapes.words import COLORS, COUNTS, PLURALS, RELATIONS, SHAPES, SIZES, TEXTURES
 
 WIDTH, PROJECTION = 128, 64
 _VALUES = (SHAPES, ("", *COLORS), ("", *TEXTURES), ("", *SIZES), COUNTS)

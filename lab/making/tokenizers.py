@@ -8,17 +8,16 @@ that look for `eos_token_id`; padding has a token of its own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import CLIPTokenizer
 
 from lab.worlds.shapes.words import WORDS
+from rfmi.pipelines.vocabulary import CLOSED
 
 MAX_TOKENS = 16  # begin and end of text included; the longest prompt of the grammar has 13 words
 PADDING, BEGIN, END = "<|padding|>", "<|startoftext|>", "<|endoftext|>"
 _END_OF_WORD = "</w>"
-CLOSED = "closed_vocabulary"  # in the tokenizer's saved settings: a word it does not hold was never learned
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -74,31 +73,3 @@ def _join(symbols: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             joined.append(symbol)
     return joined
-
-
-def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that every prompt reaches the text encoders whole; word order and grammar are not looked at.
-
-    A tokenizer made by `make_tokenizer` knows the world's words and no others; any other takes every word. Raises
-    ValueError for an empty prompt, a word that is not known, and a prompt that would be cut at the tokenizer's
-    `model_max_length`; TypeError for a single string in place of a sequence.
-    """
-    if isinstance(prompts, str):
-        raise TypeError(f"prompts should be a sequence of strings, not the one string {prompts!r}; put it in a list")
-    closed = tokenizer.init_kwargs.get(CLOSED, False)
-    for prompt in prompts:
-        words = re.findall(r"[^\s,]+|,+", prompt)
-        if not words:
-            raise ValueError("a prompt is empty; say what to draw, as in 'a red circle and a blue square'")
-        for word in words if closed else ():
-            if tokenizer.tokenize(word) != [word.lower() + _END_OF_WORD] or word.lower() not in WORDS:
-                raise ValueError(
-                    f"the world does not know the word {word!r} of the prompt {prompt!r}; "
-                    f"it knows {', '.join(sorted(WORDS - {','}))}"
-                )
-        length = len(tokenizer(prompt).input_ids)
-        if length > tokenizer.model_max_length:
-            raise ValueError(
-                f"the prompt {prompt!r} has {length - 2} words and commas and would be cut; "
-                f"the text encoders take {tokenizer.model_max_length - 2}"
-            )

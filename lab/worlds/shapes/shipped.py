@@ -39,7 +39,7 @@ def load_pipeline(device: torch.device | str, dtype: torch.dtype) -> StableDiffu
         from diffusers import StableDiffusion3Pipeline
 
         pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
-    pipeline.transformer.to(dtype)
+        pipeline.transformer.to(dtype)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
