@@ -1,16 +1,39 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them."""
+"""Runs that may be killed: files that are whole or not there, folders that know what they are of, units dealt out to
+whichever process is free.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import platform
+import re
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+import psutil
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
+
+Unit = TypeVar("Unit")
+SETTINGS = "settings.json"
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
+MACHINE = re.sub(r"\W", "-", platform.node())
+SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
+
+
+# --- files that are there whole or not at all
 
 
 @contextmanager
@@ -22,7 +45,7 @@ def disk_space(folder: Path) -> Iterator[None]:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full and not any(words in str(error) for words in ("No space left", "os error 28", "quota exceeded")):
             raise
-        for leftover in folder.glob(f"*.{os.getpid()}.tmp"):
+        for leftover in folder.glob(f"*.{_writer()}.tmp"):
             leftover.unlink(missing_ok=True)
         raise OSError(
             errno.ENOSPC,
@@ -32,11 +55,13 @@ def disk_space(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The temporary name to write a file under; it takes its own name, whole and on the disk, when the context ends.
+    """The temporary name to write a file under; it takes its own name, on the disk, when the context ends.
+
     A reader, or a crash at any moment, sees the old file or the new one. Raises OSError, in a sentence, where the disk
-    is full."""
+    is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     with disk_space(path.parent):
         yield temporary
         with open(temporary, "rb") as file:
@@ -50,7 +75,181 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
+    """Write a safetensors file with `facts` for its metadata, whole or not at all."""
     with whole_file(path) as temporary:
-        save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata)
+        save_file(
+            {name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, dict(facts)
+        )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and the claims of this machine's processes that are no more."""
+    for path in [*folder.glob("*.tmp"), *folder.glob("*.claim")]:
+        text = path.name if path.suffix == ".tmp" else _read(path)
+        if not _is_at_work(text):
+            path.unlink(missing_ok=True)
+
+
+# --- what tells one run from another
+
+
+def plain(value: Any) -> Any:
+    """A number or an array as JSON can write it, for `json.dumps(default=plain)`; TypeError for anything else."""
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value.tolist()
+    raise TypeError(
+        f"a result holds numbers, texts, lists and mappings only, got {type(value).__name__}; convert it first"
+    )
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Two equal values give the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a value's canonical JSON text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A short hash of a network's weights, by the sum of each tensor, and of how its adapters are switched."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    sums = {name: f"{value.double().sum().item():.9g}" for name, value in module.state_dict().items()}
+    for name, layer in module.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            sums[f"{name} adapters"] = str([layer.disable_adapters, layer.active_adapters, layer.scaling])
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, free: Sequence[str] = ()) -> None:
+    """Raises ValueError where what a place was made with is not what is asked for: they would be mixed.
+
+    there, asked: facts by name, JSON values; free: names of those that may differ.
+    """
+    asked = json.loads(json.dumps(asked))
+    changed = sorted(name for name in {*there, *asked} - {*free} if there.get(name) != asked.get(name))
+    if changed:
+        raise ValueError(
+            f"{place} holds results with another {', '.join(changed)}; choose another folder, or remove it"
+        )
+
+
+def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Start a folder of results, or go on in one that was started with the same settings.
+
+    Raises ValueError for a folder that was started with others, or holds something else.
+    """
+    path = folder / SETTINGS
+    if path.exists():
+        check_same(json.loads(path.read_text(encoding="utf-8")), settings, folder)
+    elif folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir()):
+        raise ValueError(f"{folder} holds something else; choose another folder, or remove it")
+    for part in (folder, folder / "units"):
+        remove_leftovers(part)
+    write_atomically(path, json.dumps(settings, indent=1) + "\n")
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """The version of Python and of each of these packages that is installed."""
+    installed = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            installed[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+# --- processes
+
+
+def process_state():
+    """Accelerate's `PartialState` of the processes of this run. By itself it takes processes on processors for one
+    each alone, unless it is told that they have no accelerator."""
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
+def own_device(device: torch.device | str | None) -> torch.device | str | None:
+    """The device asked for; where none is and several processes run, this one's; None leaves a pipeline where it is."""
+    state = process_state()
+    return state.device if device is None and state.num_processes > 1 else device
+
+
+def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
+    """The units whose file is not there, each to whichever process asks first; ends when all files are there.
+
+    paths: the file that vouches for each unit; the caller writes it before it asks for the next. However the processes
+    were started, the next missing unit goes to the one that is free; what a process that died had taken goes to
+    another.
+    """
+    waiting, passed = deque(paths), 0
+    with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:
+        while waiting:
+            unit = waiting.popleft()
+            path = paths[unit]
+            if not path.exists() and _claimed(path):
+                try:
+                    if not path.exists():
+                        yield unit
+                finally:
+                    _claim(path).unlink(missing_ok=True)
+            if path.exists():
+                bar.update()
+                passed = 0
+                continue
+            waiting.append(unit)
+            passed += 1
+            if passed >= len(waiting):
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                passed = 0
+
+
+def _claim(path: Path) -> Path:
+    return path.with_name(f"{path.name}.claim")
+
+
+def _claimed(path: Path) -> bool:
+    """Whether this process takes a unit: nobody has, or somebody who is no more."""
+    claim = _claim(path)
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):
+        try:
+            with open(claim, "x", encoding="utf-8") as file:
+                file.write(_writer())
+            return True
+        except FileExistsError:
+            if _is_at_work(_read(claim)):
+                return False
+            claim.unlink(missing_ok=True)
+    return False
+
+
+def _writer() -> str:
+    """What names this process in files: its machine and its number."""
+    return f"{MACHINE}.{os.getpid()}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def _is_at_work(text: str) -> bool:
+    """Whether the process that a name or a claim tells of may still be at work: of another machine always."""
+    named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
+    if named is None:
+        return True
+    try:
+        return psutil.Process(int(named[1])).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

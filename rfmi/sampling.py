@@ -86,6 +86,49 @@ def sampling_steps(
         x_t = following
 
 
+@torch.no_grad()
+def sample(
+    field: VelocityField,
+    noise: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    times: torch.Tensor,
+    guidance: float = 1.0,
+    batch: int | None = None,
+) -> torch.Tensor:
+    """Samples (n, *) at the last of `times`, by Euler's rule along the guided velocity, as diffusers' own calls do.
+
+    noise: x_t (n, *) at the first of `times`, which is x_0 at 0.
+    labels: (n,) prompts, or n rows of a condition.
+    times: increasing grid (S + 1,), or a part of one.
+    guidance: 1 for none, at n evaluations a step in place of 2 n.
+    batch: most samples at once, None for all.
+    Raises ValueError for labels that are None, which is no prompt, and for a grid that does not rise.
+    """
+    if labels is None:
+        raise ValueError("labels are None, the null prompt; give the number of a prompt for every image")
+    field = _WithoutNull(field) if guidance == 1 else field
+    parts = []
+    for rows in torch.arange(len(noise)).split(batch or len(noise)):
+        for step in sampling_steps(field, noise[rows], labels[rows], times=times, guidance=guidance):
+            latents = step.following
+        parts.append(latents)
+    return torch.cat(parts)
+
+
+class _WithoutNull:
+    """A field whose null branch is not asked for, since guidance 1 multiplies it by 0."""
+
+    def __init__(self, field: VelocityField) -> None:
+        self.field = field
+
+    def both(
+        self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        u = self.field(x_t, t, labels)
+        return u, u
+
+
 def path_scores(
     field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
 ) -> PathScores:
@@ -107,24 +150,6 @@ def path_scores(
     if not scored:
         raise ValueError("no step of this grid has 0.05 < sigma < 1, so the official score is empty; use a finer grid")
     return PathScores(sample, totals[0], totals[1] / scored, totals[2], 2 * len(noise) * steps)
-
-
-def path_score(
-    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples (n, *) and the score (n,) of RFMI's Algorithm 2 (arXiv 2503.14358), in nats; see the top of this
-    module."""
-    scores = path_scores(field, noise, condition, times=times, guidance=guidance)
-    return scores.samples, scores.path
-
-
-def guided_path_score(
-    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 7.5
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples (n, *) and the score (n,) of RFMI's official code, a mean over steps rather than an integral; its
-    guidance is 7.5."""
-    scores = path_scores(field, noise, condition, times=times, guidance=guidance)
-    return scores.samples, scores.guided_path
 
 
 def _official_step(t: float) -> bool:

@@ -1,147 +1,237 @@
-"""One training loop for every network of the base model: any loss, any optimisers, exact resumption.
+"""The one checkpointed training loop, as a generator: the caller counts and shows, and may stop when it likes.
 
-The batch of a step, its noise included, is a function of (seed, step) alone. A checkpoint therefore holds the weights,
-their moving average, the optimisers' state, the losses and the number of steps done, and nothing else is needed to go
-on exactly where a killed run was. Checkpoints are safetensors files, written whole or not at all.
+The random numbers of a step are a function of (seed, step) alone. A checkpoint therefore holds the weights, their
+moving average, the optimisers' state, every loss and every validation, and nothing else is needed to go on exactly
+where a killed run was. It is a safetensors file, written whole or not at all.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
+from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from rfmi.runs import write_tensors
+from rfmi.runs import check_same, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast: the learning rate rises over `warmup` steps, stays, and falls to zero over the last
-    `decay` share of `steps`; the moving average of the weights keeps `averaging` of itself a step.
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-    warmup: int = 100
-    decay: float = 0.3
-    averaging: float = 0.998
-    seed: int = 0
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, as a share of its highest."""
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return min(1.0, (step + 1) / max(1, self.warmup), left)
-
-
 class StepRandomness:
-    """The random numbers of one step: `random` for scenes and prompts, `generator` for tensors."""
+    """The random numbers of one step: `random` for choices among things, `generator` for tensors."""
 
     def __init__(self, seed: int, step: int) -> None:
-        from random import Random
-
         self.random = Random(f"{seed} {step}")
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(62))
 
 
-def train(
-    module: nn.Module,
-    loss_of: Callable[[StepRandomness], Tensor],
-    optimizers: Sequence[torch.optim.Optimizer],
-    schedule: Schedule,
-    folder: Path,
-    *,
-    checkpoint_seconds: float = 120.0,
-    largest_norm: float = 1.0,
-) -> Iterator[tuple[int, float]]:
-    """Train until `schedule.steps`, from the checkpoint in `folder` where there is one; yields (steps done, loss).
+class Scaler(Protocol):
+    """What keeps float16 gradients in range, as torch.amp.GradScaler."""
 
-    At the end `module` holds the averaged weights. Raises FloatingPointError when the loss is no number (the last
-    checkpoint stays), ValueError when the checkpoint is of another schedule or another network.
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Training:
+    """Where a training stands.
+
+    parameters: what is trained, by name.
+    optimizers: of these parameters; their learning rates as given are the highest.
+    averaging: what the moving average of the weights keeps of itself a step, 0 for none.
+    average: the moving average, by name.
+    losses: of every step done.
+    validation: (step, value) of every look at the average; the larger the value, the better.
+    best: the average that the best look saw.
     """
-    average = {name: value.detach().clone() for name, value in module.named_parameters()}
-    path = folder / CHECKPOINT
-    losses: list[float] = []
-    if path.exists():
-        losses = _read_checkpoint(path, module, average, optimizers, schedule)
-    highest = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-    module.train()
-    last_written = time.monotonic()
-    for step in range(len(losses), schedule.steps):
-        for optimizer, rates in zip(optimizers, highest, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * schedule.rate(step)
-            optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(StepRandomness(schedule.seed, step))
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), largest_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-        losses.append(loss.item())
-        if losses[-1] != losses[-1]:
-            raise FloatingPointError(
-                f"the loss is no number at step {step}; lower the learning rate and go on from the last checkpoint"
-            )
-        weight = 1 - min(schedule.averaging, (step + 1) / (step + 10))
+
+    parameters: Mapping[str, Tensor]
+    optimizers: Sequence[torch.optim.Optimizer]
+    averaging: float
+    average: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    @property
+    def chosen_step(self) -> int:
+        """The step whose average is the result: the best validated one, the first of equals, or the last there is.
+        The untrained step 0 is validated for comparison and not chosen."""
+        trained = [(step, value) for step, value in self.validation if step > 0]
+        return max(trained, key=lambda look: look[1])[0] if trained else len(self.losses)
+
+    @property
+    def result(self) -> dict[str, Tensor]:
+        """The weights that the training came to, by name."""
+        return self.best or self.average
+
+    def add(self, loss: float) -> None:
+        """Enter the loss of a step that is done, and move the average on."""
+        step = len(self.losses)
+        self.losses.append(_number(loss, "loss", step))
+        weight = 1 - min(self.averaging, (step + 1) / (step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in module.parameters()], weight)
-        if time.monotonic() - last_written > checkpoint_seconds or step + 1 == schedule.steps:
-            _write_checkpoint(path, module, average, optimizers, schedule, losses)
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
+
+    def look(self, validate: Callable[[], float]) -> None:
+        """Validate the average."""
+        step = len(self.losses)
+        with self.holding(self.average), torch.no_grad():
+            value = validate()
+        self.validation.append((step, _number(value, "value of the validation", step)))
+        if step and self.chosen_step == step:
+            self.best = {name: average.clone() for name, average in self.average.items()}
+
+    @contextmanager
+    def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """The parameters hold other values, for as long as the context lasts."""
+        own = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.fill(values)
+        try:
+            yield
+        finally:
+            self.fill(own)
+
+    @torch.no_grad()
+    def fill(self, values: Mapping[str, Tensor]) -> None:
+        """Give the parameters these values, by name."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
+    def write(self, path: Path, run: Mapping[str, Any], scaler: Scaler | None) -> None:
+        """Write the checkpoint of a run; OSError, in a sentence, where the disk is full."""
+        tensors = {f"weights.{name}": value for name, value in self.parameters.items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for k, optimizer in enumerate(self.optimizers):
+            for i, entries in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{k}.{i}.{name}": torch.as_tensor(value) for name, value in entries.items()}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
+        scale = {} if scaler is None else scaler.state_dict()
+        write_tensors(path, tensors, {"run": json.dumps(run), "scaler": json.dumps(scale)})
+
+    def read(self, path: Path, run: Mapping[str, Any], free: Sequence[str], scaler: Scaler | None) -> None:
+        """Go on from a checkpoint. Raises ValueError for one that is damaged, of another run or of other weights."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = {name: json.loads(text) for name, text in file.metadata().items()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it, and the training starts anew") from error
+        check_same(facts["run"], run, path.parent, free)
+        weights, average = _part(tensors, "weights."), _part(tensors, "average.")
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in self.parameters.items()}:
+            raise ValueError(f"{path} is of another network; move it away, and the training starts anew")
+        self.fill(weights)
+        for name, value in average.items():
+            self.average[name].copy_(value)
+        device = next(iter(self.average.values())).device
+        self.best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
+        for k, optimizer in enumerate(self.optimizers):
+            states: dict[int, dict[str, Tensor]] = {}
+            for name, value in _part(tensors, f"optimizer.{k}.").items():
+                i, key = name.split(".", 1)
+                states.setdefault(int(i), {})[key] = value
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        self.losses = tensors["losses"].tolist()
+        self.validation = [(int(step), value) for step, value in tensors["validation"].tolist()]
+        if scaler is not None and facts["scaler"]:
+            scaler.load_state_dict(facts["scaler"])
+
+
+def train(
+    training: Training,
+    take_step: Callable[[int], float],
+    *,
+    steps: int,
+    rate: Callable[[int], float],
+    checkpoint: Path,
+    run: Mapping[str, Any],
+    free: Sequence[str] = (),
+    checkpoint_seconds: float = 120.0,
+    checkpoint_steps: int | None = None,
+    validate: Callable[[], float] | None = None,
+    validation_every: int = 100,
+    scaler: Scaler | None = None,
+    writes: bool = True,
+) -> Iterator[tuple[int, float]]:
+    """Train until `steps`, from the checkpoint where there is one; yields (steps done, loss).
+
+    training: where it starts; it is advanced in place.
+    take_step: called with the step's number, takes one step of the optimisers and returns its loss.
+    rate: the learning rate of a step, as a share of the highest.
+    checkpoint: its file. run: what tells this run from another; free: names in it that a run that goes on may change.
+    checkpoint_seconds, checkpoint_steps: how often to write; the second, if given, in place of the first.
+    validate: the value of the parameters as they are, called with their average in them every `validation_every` steps.
+    scaler: of float16 gradients. writes: whether this process writes the checkpoint.
+    Raises FloatingPointError where a loss or a value is no number (the last checkpoint stays), ValueError for a
+    checkpoint of another run or of more steps, OSError for a full disk.
+    """
+    if checkpoint.exists():
+        training.read(checkpoint, run, free, scaler)
+        check_steps(training.losses, training.validation, steps, validation_every, checkpoint.parent)
+    highest = [[group["lr"] for group in optimizer.param_groups] for optimizer in training.optimizers]
+    if validate is not None and not training.losses:
+        training.look(validate)
+    last_written = time.monotonic()
+    for step in range(len(training.losses), steps):
+        for optimizer, rates in zip(training.optimizers, highest, strict=True):
+            for group, most in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = most * rate(step)
+        training.add(take_step(step))
+        last = step + 1 == steps
+        if validate is not None and (last or (step + 1) % validation_every == 0):
+            training.look(validate)
+        if checkpoint_steps:
+            due = (step + 1) % checkpoint_steps == 0
+        else:
+            due = time.monotonic() - last_written > checkpoint_seconds
+        if (due or last) and writes:
+            training.write(checkpoint, run, scaler)
             last_written = time.monotonic()
-        yield step + 1, losses[-1]
-    module.load_state_dict(average, strict=False)
-    module.eval()
+        yield step + 1, training.losses[-1]
 
 
-def read_losses(folder: Path) -> list[float]:
-    """The loss of every step done so far."""
-    with safe_open(folder / CHECKPOINT, framework="pt") as file:
-        return file.get_tensor("losses").tolist()
-
-
-def _write_checkpoint(path, module, average, optimizers, schedule, losses) -> None:
-    tensors = {f"module.{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.items()}
-    for k, optimizer in enumerate(optimizers):
-        for i, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{k}.{i}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-    write_tensors(path, tensors, {"schedule": json.dumps(asdict(schedule))})
-
-
-def _read_checkpoint(path, module, average, optimizers, schedule) -> list[float]:
-    with safe_open(path, framework="pt") as file:
-        written = json.loads(file.metadata()["schedule"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    free = {"steps", "decay"}  # a run may be made longer, or end sooner, as long as its rate has not begun to fall
-    changed = [name for name, value in asdict(schedule).items() if name not in free and written.get(name) != value]
-    if changed:
+def check_steps(
+    losses: Sequence[float], validation: Sequence[Sequence[float]], steps: int, validation_every: int, folder: Path
+) -> None:
+    """Raises ValueError for a folder of more steps than are asked for, or one that was looked at where a longer run
+    would not have looked."""
+    if len(losses) > steps:
         raise ValueError(
-            f"the checkpoint {path} was made with another {', '.join(changed)}; "
-            "move it away to start anew, or ask for what it was made with"
+            f"{folder} was trained for {len(losses)} steps and {steps} are asked for; ask for as many, or choose "
+            "another folder"
         )
-    try:
-        module.load_state_dict(_part(tensors, "module."))
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint {path} is of another network; move it away to start anew") from error
-    for name, value in _part(tensors, "average.").items():
-        average[name].copy_(value)
-    for k, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in _part(tensors, f"optimizer.{k}.").items():
-            i, key = name.split(".", 1)
-            state.setdefault(int(i), {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return tensors["losses"].tolist()
+    odd = [int(step) for step, _ in validation if step % validation_every and step < steps]
+    if odd:
+        raise ValueError(
+            f"{folder} was validated at its last step {odd[0]}, which a run of {steps} steps is not; choose another "
+            f"folder, or make a run longer only from a multiple of {validation_every}"
+        )
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _number(value: float, what: str, step: int) -> float:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the {what} is no number at step {step}; lower the learning rate, and call again in another folder"
+        )
+    return float(value)

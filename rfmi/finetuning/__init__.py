@@ -1,17 +1,7 @@
-"""Fine-tuning a pipeline on images of its own: a low-rank adapter, the flow-matching loss, an early choice by
-what the model itself says of held-out images."""
+"""Fine-tuning a pipeline on images of its own: a low-rank adapter, and an early choice by what held-out images say."""
 
 from rfmi.finetuning.results import Finetuned, read_finetuned
-from rfmi.finetuning.settings import PRESETS, FinetuningSettings
+from rfmi.finetuning.settings import PAPER, FinetuningSettings
 from rfmi.finetuning.tuning import finetune
-from rfmi.finetuning.validation import held_out_information, held_out_loss
 
-__all__ = [
-    "PRESETS",
-    "FinetuningSettings",
-    "Finetuned",
-    "finetune",
-    "held_out_information",
-    "held_out_loss",
-    "read_finetuned",
-]
+__all__ = ["PAPER", "Finetuned", "FinetuningSettings", "finetune", "read_finetuned"]

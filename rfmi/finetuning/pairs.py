@@ -1,6 +1,6 @@
-"""What a fine-tuning learns from: kept latents with their prompts, and the batch of every step.
+"""What a fine-tuning learns from: kept latents with their prompts and advantages, and the batch of every step.
 
-The batch of a step, its noise included, is a function of (seed, step) alone. Pairs are taken in a new order every time
+The batch of a step, its noise included, is a function of (seed, step) alone. Images are taken in a new order every time
 that all have been seen, and the noise levels of a batch are stratified: one in each of B equal parts of their density.
 """
 
@@ -13,46 +13,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfmi.training import StepRandomness
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Conditioning
 from rfmi.selection import Selection
-from rfmi.selection.folder import kept_rows
+from rfmi.training import StepRandomness
+
+PASSING_QUANTILE = 0.75  # of a prompt's scores: what its good images reach
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """n images with their prompts: latents (n, C, h, w); rows (n,) of the conditioning, whose last is the null
-    prompt's; weights (n,) of mean 1, or advantages of mean 0 within each prompt; the rejected image of each pair
-    (n, C, h, w), or None.
+    """n images with their prompts.
+
+    latents: (n, C, h, w).
+    rows: (n,) of the conditioning, whose last is the null prompt's.
+    advantages: (n,) of mean 0 within each prompt, or None where all images count alike.
     """
 
     latents: Tensor
     rows: Tensor
     conditioning: Conditioning
-    weights: Tensor
-    rejected: Tensor | None = None
+    advantages: Tensor | None = None
 
     def digest(self) -> str:
         """A short hash of all of it."""
-        tensors = [self.latents, self.rows, self.weights, *self.conditioning.tensors.values()]
-        tensors += [] if self.rejected is None else [self.rejected]
-        found = hashlib.sha256()
+        tensors = [self.latents, self.rows, *self.conditioning.tensors.values()]
+        tensors += [] if self.advantages is None else [self.advantages]
+        hashed = hashlib.sha256()
         for tensor in tensors:
-            found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return found.hexdigest()[:16]
+            hashed.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return hashed.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """x and noise (B, C, h, w), sigma (B,), rows of the conditioning (B,), weights (B,), rejected like x or None."""
+    """x and noise (B, C, h, w), sigma (B,), rows of the conditioning (B,), advantages (B,) or None."""
 
     x: Tensor
     noise: Tensor
     sigma: Tensor
     rows: Tensor
-    weights: Tensor
-    rejected: Tensor | None = None
+    advantages: Tensor | None = None
 
     def part(self, rows: slice) -> Batch:
         """These rows of it."""
@@ -63,15 +64,12 @@ class Batch:
         return Batch(*(None if value is None else value.to(device) for value in vars(self).values()))
 
 
-def training_pairs(
-    selected: Selection, settings: FinetuningSettings, rejected: Selection | Tensor | None = None
-) -> Pairs:
-    """The pairs of a selection, weighted as the settings say; ValueError for what cannot be learned from.
+def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) -> Pairs:
+    """The images of a selection, with advantages from its column `by` as the settings say.
 
-    rejected: for the preference `dpo`; a selection of the same prompts, or latents (n, C, h, w), one for each of those
-    selected.
+    Raises ValueError for what cannot be learned from.
     """
-    latents, rows = selected.latents.float(), selected.prompt_id.long()
+    latents, rows = selection.latents.float(), selection.prompt_id.long()
     if not len(latents):
         raise ValueError("the selection holds no images; select some first")
     if latents.ndim != 4 or len(rows) != len(latents) or not bool(latents.isfinite().all()):
@@ -79,23 +77,18 @@ def training_pairs(
             f"the selection's latents, of shape {tuple(latents.shape)} for {len(rows)} prompts, are not finite (n, C, "
             "h, w), one a prompt; select again"
         )
-    if int(rows.min()) < 0 or int(rows.max()) >= len(selected.conditioning) - 1:
+    if int(rows.min()) < 0 or int(rows.max()) >= len(selection.conditioning) - 1:
         raise ValueError(
-            f"the selection names prompt {int(rows.max())} and has {len(selected.conditioning) - 1} prompts; select "
+            f"the selection names prompt {int(rows.max())} and has {len(selection.conditioning) - 1} prompts; select "
             "again"
         )
-    if (settings.preference == "dpo") != (rejected is not None):
-        raise ValueError(
-            f"the preference is {settings.preference!r} and rejected images are "
-            f"{'missing' if rejected is None else 'given'}; give both 'dpo' and `rejected`, or neither"
-        )
-    other = None if rejected is None else _rejected(selected, rejected)
-    return Pairs(latents, rows, selected.conditioning, _weights(selected, settings), other)
+    advantages = _advantages(selection.scores(by), rows, settings) if settings.signed else None
+    return Pairs(latents, rows, selection.conditioning, advantages)
 
 
 def draw_batch(pairs: Pairs, settings: FinetuningSettings, step: int) -> Batch:
-    """The batch of a step: settings.pairs_a_step pairs."""
-    n, size = len(pairs.latents), settings.pairs_a_step
+    """The batch of a step: settings.images_a_step images."""
+    n, size = len(pairs.latents), settings.images_a_step
     epochs = range(step * size // n, ((step + 1) * size - 1) // n + 1)
     # steps below 0 are nobody's, and name the epochs' orders
     order = torch.cat([torch.randperm(n, generator=StepRandomness(settings.seed, -1 - e).generator) for e in epochs])
@@ -103,10 +96,8 @@ def draw_batch(pairs: Pairs, settings: FinetuningSettings, step: int) -> Batch:
     generator = StepRandomness(settings.seed, step).generator
     sigma = noise_levels(size, *settings.noise_level, generator)
     noise = torch.randn(size, *pairs.latents.shape[1:], generator=generator)
-    null = torch.rand(size, generator=generator) < settings.null_share
-    rows = torch.where(null, len(pairs.conditioning) - 1, pairs.rows[index])
-    rejected = None if pairs.rejected is None else pairs.rejected[index]
-    return Batch(pairs.latents[index], noise, sigma, rows, pairs.weights[index], rejected)
+    advantages = None if pairs.advantages is None else pairs.advantages[index]
+    return Batch(pairs.latents[index], noise, sigma, pairs.rows[index], advantages)
 
 
 def noise_levels(n: int, mean: float, deviation: float, generator: torch.Generator) -> Tensor:
@@ -116,33 +107,28 @@ def noise_levels(n: int, mean: float, deviation: float, generator: torch.Generat
     return levels[torch.randperm(n, generator=generator)].float()
 
 
-def _weights(selected: Selection, settings: FinetuningSettings) -> Tensor:
-    """(n,) of mean 1; with `information_within_prompt`, of mean 1 within every prompt; advantages have mean 0 there."""
-    n = len(selected.latents)
-    if settings.weighting == "top":
-        return torch.ones(n)
-    scores = torch.tensor(kept_rows(selected.candidates).score.to_numpy(), dtype=torch.float64)
-    if len(scores) != n or not bool(scores.isfinite().all()):
-        raise ValueError("the selection's images do not all have a score to be weighted by; weight them by 'top'")
-    within = settings.weighting != "information"
-    groups = [selected.prompt_id == p for p in selected.prompt_id.unique()] if within else [torch.ones(n).bool()]
-    around = _centred(scores, groups)
-    scaled = _scaled(around)
-    if settings.signed:
-        if not bool(scaled.any()):
-            raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
-        if settings.weighting == "verdict":
-            threshold = _by_group(scaled, groups, lambda own: own.quantile(0.75)) - settings.failing
-            passes = scaled >= threshold
-            if bool(passes.all()):
-                raise ValueError(
-                    f"no image is {settings.failing:g} deviations below its prompt's upper quartile, so none is worse; "
-                    "keep more candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
-                )
-            scaled = _scaled(_centred(passes.to(scaled), groups))
-        cut = scaled.clamp(-settings.largest_deviation, settings.largest_deviation)
-        return (_centred(cut, groups) / settings.temperature).float()
-    return _by_group(scaled, groups, lambda own: torch.softmax(own / settings.temperature, 0) * len(own)).float()
+def _advantages(scores: Tensor, prompts: Tensor, settings: FinetuningSettings) -> Tensor:
+    """(n,) of mean 0 within each prompt, from scores (n,) and the prompt of each (n,)."""
+    groups = [prompts == prompt for prompt in prompts.unique()]
+    scaled = _scaled(_centred(scores, groups))
+    if not bool(scaled.any()):
+        raise ValueError("no prompt has two images of different scores; keep more than one candidate of each")
+    if settings.weighting == "verdict":
+        scaled = _scaled(_centred(passing(scaled, groups, settings.failing).to(scaled), groups))
+    cut = scaled.clamp(-settings.largest_deviation, settings.largest_deviation)
+    return (_centred(cut, groups) / settings.temperature).float()
+
+
+def passing(scaled: Tensor, groups: list[Tensor], failing: float) -> Tensor:
+    """(n,) whether each image passes, from scores (n,) in deviations within prompts. Raises ValueError where all do."""
+    threshold = _by_group(scaled, groups, lambda own: own.quantile(PASSING_QUANTILE)) - failing
+    passes = scaled >= threshold
+    if bool(passes.all()):
+        raise ValueError(
+            f"no image is {failing:g} deviations below its prompt's upper quartile, so none is worse; keep more "
+            "candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
+        )
+    return passes
 
 
 def _scaled(centred: Tensor) -> Tensor:
@@ -157,34 +143,7 @@ def _centred(values: Tensor, groups: list[Tensor]) -> Tensor:
 
 def _by_group(values: Tensor, groups: list[Tensor], function: Callable[[Tensor], Tensor]) -> Tensor:
     """The function of the values of each group, one or as many as they are; the groups are masks of all."""
-    found = torch.empty_like(values)
+    results = torch.empty_like(values)
     for group in groups:
-        found[group] = function(values[group])
-    return found
-
-
-def _rejected(selected: Selection, rejected: Selection | Tensor) -> Tensor:
-    """The rejected latents (n, C, h, w), one for each of those selected."""
-    latents = rejected if isinstance(rejected, Tensor) else _of_the_same_prompts(selected, rejected)
-    latents = latents.float()
-    if latents.shape != selected.latents.shape or not bool(latents.isfinite().all()):
-        raise ValueError(
-            f"the rejected latents, of shape {tuple(latents.shape)}, are not finite numbers of shape "
-            f"{tuple(selected.latents.shape)}; give one image for each of those selected"
-        )
-    if bool((latents == selected.latents).flatten(1).all(1).any()):
-        raise ValueError("an image is both chosen and rejected; keep more than one candidate of every prompt")
-    return latents
-
-
-def _of_the_same_prompts(selected: Selection, rejected: Selection) -> Tensor:
-    asked, there = (dict(zip(s.candidates.prompt_id, s.candidates.prompt, strict=True)) for s in (selected, rejected))
-    taken: dict[int, int] = {}
-    places = []
-    for number in selected.prompt_id.tolist():
-        rows = (rejected.prompt_id == number).nonzero().flatten()
-        if asked.get(number) != there.get(number) or not len(rows):
-            raise ValueError(f"there is no rejected image for the prompt {asked.get(number)!r}; select one for each")
-        places.append(rows[taken.get(number, 0) % len(rows)])
-        taken[number] = taken.get(number, 0) + 1
-    return rejected.latents[torch.stack(places)]
+        results[group] = function(values[group])
+    return results

@@ -13,23 +13,28 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 
-from rfmi.runs import disk_space, write_atomically
 from rfmi.finetuning.adapter import write_lora
 from rfmi.finetuning.settings import FinetuningSettings
-from rfmi.finetuning.state import State
-from lab.study.provenance import PACKAGES, versions
+from rfmi.runs import PACKAGES, disk_space, versions, write_atomically
+from rfmi.training import Training
 
 RECORD, CARD = "training.json", "README.md"
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished fine-tuning: its folder, for `pipeline.load_lora_weights`; its settings; the loss of every step; the
-    validations (step, value), step 0 before training; and the step whose averaged weights were saved."""
+    """A finished fine-tuning.
+
+    folder: for `pipeline.load_lora_weights`.
+    losses: of every step.
+    validation: (step, the held-out loss with its sign turned), step 0 before training; empty where none was held out.
+    chosen_step: the step whose averaged weights were saved.
+    """
 
     folder: Path
     settings: FinetuningSettings
@@ -38,14 +43,15 @@ class Finetuned:
     chosen_step: int
 
 
-def write_results(folder: Path, pipeline: DiffusionPipeline, state: State, run: dict) -> None:
+def write_results(folder: Path, pipeline: DiffusionPipeline, training: Training, run: dict[str, Any]) -> None:
     """Write the folder of a training that is over, whose adapter is still in the pipeline."""
-    record = {**run, "losses": state.losses, "validation": state.validation, "chosen_step": state.chosen_step}
+    record = {**run, "losses": training.losses, "validation": training.validation}
+    record["chosen_step"] = training.chosen_step
     record["versions"] = versions((*PACKAGES, "peft", "accelerate", "safetensors"))
     temporary = folder / f"lora.{os.getpid()}.part"
     try:
         with disk_space(folder):
-            write_lora(pipeline, state.chosen, temporary)
+            write_lora(pipeline, training.result, temporary)
             (folder / RECORD).unlink(missing_ok=True)  # of a shorter run: it does not vouch for what follows
             os.replace(temporary / WEIGHTS, folder / WEIGHTS)
             write_atomically(folder / CARD, _card(record))
@@ -63,22 +69,29 @@ def read_finetuned(folder: str | Path) -> Finetuned:
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     listed = {name: tuple(value) if isinstance(value, list) else value for name, value in record["settings"].items()}
     validation = tuple((step, value) for step, value in record["validation"])
-    settings = FinetuningSettings(**listed)
-    return Finetuned(folder, settings, tuple(record["losses"]), validation, record["chosen_step"])
+    return Finetuned(
+        folder, FinetuningSettings(**listed), tuple(record["losses"]), validation, record["chosen_step"]
+    )
 
 
-def run_record(settings: FinetuningSettings, pipeline: DiffusionPipeline, **facts: object) -> dict:
+def run_record(settings: FinetuningSettings, pipeline: DiffusionPipeline, **facts: object) -> dict[str, Any]:
     """What tells one run from another, as JSON can hold it; the base model by its name alone if it is a folder."""
     name = str(pipeline.config.get("_name_or_path") or type(pipeline).__name__)
     base = Path(name).name if Path(name).exists() else name
     return json.loads(json.dumps({"settings": asdict(settings), "base_model": base, **facts}))
 
 
-def _card(record: dict) -> str:
-    settings, losses, values = record["settings"], record["losses"], dict(record["validation"])
-    kind = "DoRA" if settings["dora"] else "LoRA"
-    alpha, (mean, deviation) = settings["alpha"] or settings["rank"], settings["noise_level"]
+def _card(record: dict[str, Any]) -> str:
+    settings, losses, values = FinetuningSettings(**record["settings"]), record["losses"], dict(record["validation"])
+    kind, (mean, deviation) = "DoRA" if settings.dora else "LoRA", settings.noise_level
+    loss = "advantage" if settings.signed else "flow-matching"
     tail = losses[-max(1, len(losses) // 10) :]
+    chosen = f"- **Weights.** The moving average ({settings.averaging:g}) after step {record['chosen_step']}"
+    if values:
+        chosen += (
+            f", the best of {len(values) - (0 in values)} by held-out loss: {-values[record['chosen_step']]:.4g}, "
+            f"against {-values.get(0, float('nan')):.4g} before training"
+        )
     lines = [
         "---",
         f"base_model: {record['base_model']}",
@@ -90,24 +103,18 @@ def _card(record: dict) -> str:
         f"# {kind} for {record['base_model']}, fine-tuned on images of its own",
         "",
         f"Trained by `rfmi.finetuning` on {record['images']} images that were selected for {record['prompts']} prompts "
-        f"(weighting `{settings['weighting']}`, preference `{settings['preference']}`).",
+        f"(weighting `{settings.weighting}`, by `{record['by']}`).",
         "",
         "```python",
         'pipe.load_lora_weights("this folder")   # pipe: a pipeline of the base model',
         "```",
         "",
-        f"- **Adapter.** {kind} of rank {settings['rank']}, alpha {alpha}, on {', '.join(record['layers'])}.",
-        f"- **Training.** {len(losses)} steps of {settings['batch'] * settings['gradient_accumulation']} pairs, "
-        f"{FinetuningSettings(**settings).loss} loss, AdamW at {settings['learning_rate']:g}, logit(sigma) of mean "
-        f"{mean:g} and deviation {deviation:g}, seed {settings['seed']}. "
+        f"- **Adapter.** {kind} of rank {settings.rank}, alpha {settings.alpha or settings.rank}, on "
+        f"{', '.join(record['layers'])}.",
+        f"- **Training.** {len(losses)} steps of {settings.images_a_step} images, {loss} loss, AdamW at "
+        f"{settings.learning_rate:g}, logit(sigma) of mean {mean:g} and deviation {deviation:g}, seed {settings.seed}. "
         f"Mean loss over the last tenth: {sum(tail) / len(tail):.4f}.",
-        f"- **Weights.** The moving average ({settings['averaging']:g}) after step {record['chosen_step']}"
-        + (
-            f", the best of {len(values) - (0 in values)} by held-out validation: {values[record['chosen_step']]:.4g}, "
-            f"against {values.get(0, float('nan')):.4g} before training."
-            if values
-            else "."
-        ),
+        f"{chosen}.",
         "- **Record.** Settings, every loss, the validation curve and the versions are in `training.json`.",
     ]
     return "\n".join(lines) + "\n"

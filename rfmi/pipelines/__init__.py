@@ -3,6 +3,5 @@
 from rfmi.pipelines.families import family_of
 from rfmi.pipelines.field import PipelineField
 from rfmi.pipelines.interface import Conditioning, Family
-from rfmi.pipelines.sampling import sample
 
-__all__ = ["Conditioning", "Family", "PipelineField", "family_of", "sample"]
+__all__ = ["Conditioning", "Family", "PipelineField", "family_of"]

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rfmi.fields import interpolate
 from rfmi.pipelines import PipelineField
 from rfmi.scoring.forms import FORMS
 from rfmi.scoring.methods import Method
@@ -127,7 +128,7 @@ def re_noising_draws(
         found = x.new_zeros(len(forms), len(part), *noise.shape[:2], dtype=torch.float64)
         for j, t in enumerate(times):
             for k, eps in enumerate(noise[j]):
-                x_t = (1 - t) * eps + t * x[part]
+                x_t = interpolate(x[part], eps, t)
                 u_c, *rest = (u.double() for u in field.velocities(x_t, t.expand(len(part)), branches))
                 v = (x[part] - eps).double()
                 for i, form in enumerate(forms):

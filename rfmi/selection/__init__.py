@@ -1,8 +1,8 @@
-"""The best of many images of a prompt, by the model's own information."""
+"""Many images of a prompt, scored by the model's own information, and the best of them."""
 
-from rfmi.selection.choosing import best, join, worst
+from rfmi.selection.choosing import best, worst
 from rfmi.selection.folder import Selection, read_selection
 from rfmi.selection.pruning import Pruning
 from rfmi.selection.selecting import select
 
-__all__ = ["Pruning", "Selection", "best", "join", "read_selection", "select", "worst"]
+__all__ = ["Pruning", "Selection", "best", "read_selection", "select", "worst"]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfmi.sampling import path_scores
-from rfmi.pipelines import PipelineField, sample
+from rfmi.pipelines import PipelineField
+from rfmi.sampling import path_scores, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores
 from rfmi.scoring.re_noising import method_draws, weighted
 from rfmi.selection.pruning import Pruning

@@ -4,39 +4,45 @@
     units/00012.safetensors  every candidate of prompt 12, the latents of those kept: written whole or not at all
     images/00012_00007.png   a kept image, named by prompt and seed, in Hugging Face's imagefolder layout
     images/metadata.jsonl    its prompt, seed and score
-    candidates.parquet       seed, score, standard error and fate of every candidate
+    candidates.parquet       seed, scores, standard error and fate of every candidate
     latents.safetensors      the kept latents (n, C, h, w), and the number of each one's prompt
     embeddings.safetensors   one row a prompt, in order, and the null prompt's last
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from rfmi.runs import whole_file, write_atomically, write_tensors
 from rfmi.pipelines import Conditioning, PipelineField
+from rfmi.runs import SETTINGS, whole_file, write_atomically, write_tensors
 from rfmi.selection.candidates import Candidates
 
-SETTINGS, TABLE, METADATA = "settings.json", "candidates.parquet", "metadata.jsonl"
+TABLE, METADATA = "candidates.parquet", "metadata.jsonl"
 LATENTS, EMBEDDINGS = "latents.safetensors", "embeddings.safetensors"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A finished selection: its folder, one row a candidate, the kept latents (n, C, h, w) with the number of each
-    one's prompt (n,), and the conditioning, one row a prompt and the null prompt's last.
+    """A finished selection.
+
+    folder: where it is kept.
+    candidates: one row a candidate: prompt_id, prompt, seed, fate, the scores by name, evaluations, and rank, NaN for
+        those that were not kept.
+    latents: (n, C, h, w) of those kept, by prompt and then by rank.
+    prompt_id: (n,) the number of each one's prompt.
+    conditioning: one row a prompt, in order, and the null prompt's last.
     """
 
     folder: Path
@@ -45,30 +51,59 @@ class Selection:
     prompt_id: Tensor
     conditioning: Conditioning
 
+    def __repr__(self) -> str:
+        prompts = self.candidates.prompt_id.nunique()
+        return f"Selection of {len(self.latents)} of {len(self.candidates)} candidates for {prompts} prompts"
 
-def open_folder(folder: Path, settings: dict) -> None:
-    """Start a folder of results, or go on in one that was started with the same settings.
+    @cached_property
+    def kept(self) -> pd.DataFrame:
+        """The rows of those kept, in the order of `latents`."""
+        return kept_rows(self.candidates)
 
-    Raises ValueError where it was started with others: they would be mixed.
-    """
-    path, settings = folder / SETTINGS, json.loads(json.dumps(settings))
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
-        if changed:
-            raise ValueError(
-                f"{folder} holds results with another {', '.join(changed)}; choose another folder, or remove it"
-            )
-    write_atomically(path, json.dumps(settings, indent=1) + "\n")
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompts, by number."""
+        return self.candidates.drop_duplicates("prompt_id").sort_values("prompt_id").prompt.tolist()
 
+    def images(self) -> Tensor:
+        """(n, 3, height, width) in [0, 1] of those kept, in the order of `latents`."""
+        files = [self.folder / "images" / image_name(row.prompt_id, row.seed) for row in self.kept.itertuples()]
+        return torch.stack([_pixels(file) for file in files]) / 255
 
-def fingerprint(module: nn.Module) -> str:
-    """A short hash of a network's weights, by the sum of each tensor, and of how its adapters are switched."""
-    sums = {name: f"{value.double().sum().item():.9g}" for name, value in module.state_dict().items()}
-    for name, layer in module.named_modules():
-        if isinstance(layer, BaseTunerLayer):
-            sums[f"{name} adapters"] = str([layer.disable_adapters, layer.active_adapters, layer.scaling])
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
+    def scores(self, by: str) -> Tensor:
+        """The column `by` (n,), float64, of those kept. Raises ValueError for a column that is not there, or holds
+        what is no number."""
+        if by not in self.kept:
+            numbers = self.kept.select_dtypes("number").columns.drop(["prompt_id", "seed", "rank"], errors="ignore")
+            raise ValueError(f"the selection has no column {by!r}; it has {', '.join(numbers)}")
+        values = torch.tensor(pd.to_numeric(self.kept[by], errors="coerce").to_numpy(float))
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"the column {by!r} of the selection holds what is no number; fill it for every kept image")
+        return values
+
+    def with_column(self, name: str, values: Sequence[float] | Tensor) -> Selection:
+        """The same selection with one number more for each kept image, in the order of `latents`.
+
+        Raises ValueError for another number of values.
+        """
+        if len(values) != len(self.kept):
+            raise ValueError(f"{len(values)} values for {len(self.kept)} kept images; give one for each")
+        column = pd.Series(np.asarray(values, dtype=float), self.kept.index)
+        return replace(self, candidates=self.candidates.assign(**{name: column}))
+
+    def keeping(self, places: Tensor) -> Selection:
+        """The same selection with some of its kept images alone; places: (n,) whether each stays."""
+        table = self.candidates.copy()
+        table.loc[self.kept.index[~places.numpy()], "rank"] = np.nan
+        return replace(self, candidates=table, latents=self.latents[places], prompt_id=self.prompt_id[places])
+
+    def of_prompts(self, numbers: Sequence[int]) -> Selection:
+        """The same selection with the images of these prompts alone."""
+        return self.keeping(torch.isin(self.prompt_id, torch.tensor(numbers)))
+
+    def without_prompts(self, numbers: Sequence[int]) -> Selection:
+        """The same selection without the images of these prompts."""
+        return self.keeping(~torch.isin(self.prompt_id, torch.tensor(numbers)))
 
 
 def unit_path(folder: Path, prompt_id: int) -> Path:
@@ -79,15 +114,15 @@ def image_name(prompt_id: int, seed: int) -> str:
     return f"{prompt_id:05d}_{seed:05d}.png"
 
 
-def write_unit(folder: Path, prompt_id: int, prompt: str, found: Candidates, images: Tensor, seed: int) -> None:
+def write_unit(folder: Path, prompt_id: int, prompt: str, drawn: Candidates, images: Tensor, seed: int) -> None:
     """Keep a finished prompt: first its images (k, 3, height, width), then its file, which vouches for them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for candidate, image in zip(found.kept, images, strict=True):
+    for candidate, image in zip(drawn.kept, images, strict=True):
         pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
         Image.fromarray(np.ascontiguousarray(pixels)).save(folder / "images" / image_name(prompt_id, seed + candidate))
-    tensors = {f"columns.{name}": values for name, values in found.columns.items()}
-    tensors |= {"kept": torch.tensor(found.kept), "latents": found.latents}
-    record = {"prompt": prompt, "fates": found.fates, "seed": seed}
+    tensors = {f"columns.{name}": values for name, values in drawn.columns.items()}
+    tensors |= {"kept": torch.tensor(drawn.kept), "latents": drawn.latents}
+    record = {"prompt": prompt, "fates": drawn.fates, "seed": seed}
     write_tensors(unit_path(folder, prompt_id), tensors, {"record": json.dumps(record)})
 
 
@@ -155,3 +190,8 @@ def read_selection(folder: str | Path) -> Selection:
             )
     kept = load_file(folder / LATENTS)
     return Selection(folder, table, kept["latents"], kept["prompt_id"], Conditioning(load_file(folder / EMBEDDINGS)))
+
+
+def _pixels(file: Path) -> Tensor:
+    """(3, height, width), 8 bits."""
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)

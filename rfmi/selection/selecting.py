@@ -1,7 +1,7 @@
-"""`rfmi.select`: many candidates for every prompt, the best kept by the model's own information.
+"""`rfmi.select`: many candidates for every prompt, scored by the model's own information.
 
 Every prompt is one unit: drawn, scored, and written whole. A killed run goes on at the next prompt, and several
-processes share the prompts when the script is started by `accelerate launch`.
+processes on one folder share the prompts, however they were started.
 """
 
 from __future__ import annotations
@@ -13,23 +13,14 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from tqdm import tqdm
 
 from rfmi.pipelines import PipelineField
-from rfmi.processes import own_device, process_state
+from rfmi.runs import deal, fingerprint, open_folder, own_device, process_state
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.selection.candidates import Recipe, draw_candidates
-from rfmi.selection.folder import (
-    Selection,
-    fingerprint,
-    finish_folder,
-    open_folder,
-    read_selection,
-    unit_path,
-    write_unit,
-)
+from rfmi.selection.folder import Selection, finish_folder, read_selection, unit_path, write_unit
 from rfmi.selection.pruning import Pruning
 
 
@@ -39,7 +30,7 @@ def select(
     *,
     output: str | Path,
     candidates: int = 16,
-    keep: int = 1,
+    keep: int | None = None,
     method: str | Method = DEFAULT_METHOD,
     prune: Pruning | bool = False,
     guidance: float = 4.0,
@@ -49,24 +40,31 @@ def select(
     device: torch.device | str | None = None,
     micro_batch: int | None = None,
 ) -> Selection:
-    """Draw `candidates` images of every prompt, score them, and keep the best `keep` in the folder `output`.
+    """Draw `candidates` images of every prompt, score them, and keep them in the folder `output`.
 
-    method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`); prune: True,
-    or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the noises of the
-    last round that each was in: order them by `rank`. Every prompt has noises of its own: candidate i of prompt j is
-    `pipeline(prompt, generator=torch.Generator().manual_seed(seed + j * candidates + i))`. Raises ValueError, before
-    anything is drawn, for prompts that are repeated, numbers that do not fit, an unknown method, one along the path
-    with pruning, and a folder that holds another selection; FloatingPointError for a score that is no number; OSError
-    for a full disk.
+    pipeline, prompts: each prompt once.
+    output: a folder of its own. A killed call goes on at the next prompt, a finished one is only read.
+    candidates: images of a prompt. Candidate i of prompt j starts from the noise of the seed `seed + j * candidates +
+        i`, as `pipeline(prompt, generator=torch.Generator().manual_seed(...))` does.
+    keep: how many of them, the best, keep image and latent; None for all, or for one where candidates are pruned.
+    method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`).
+    prune: True, or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the
+        noises of the last round that each was in: order them by `rank`.
+    guidance, steps, seed, negative_prompt: of the drawing; scores are without guidance.
+    device, micro_batch: of `PipelineField`.
+    Raises ValueError, before anything is drawn, for prompts that are repeated, numbers that do not fit, an unknown
+    method, one along the path with pruning, and a folder that holds something else; FloatingPointError for a score that
+    is no number; OSError for a full disk.
     """
+    pruning = _pruning(prune)
     recipe = Recipe(
         candidates=candidates,
-        keep=keep,
+        keep=keep if keep is not None else candidates if pruning is None else 1,
         method=method if method in PATH_METHODS else method_named(method),
         guidance=guidance,
         steps=steps,
         seed=seed,
-        pruning=_pruning(prune),
+        pruning=pruning,
     )
     _check(prompts, recipe)
     state, folder = process_state(), Path(output)
@@ -78,14 +76,11 @@ def select(
     settings["weights"] = fingerprint(pipeline.transformer)
     if state.is_main_process:
         open_folder(folder, settings)
-    missing = [i for i in range(len(prompts)) if not unit_path(folder, i).exists()]
     state.wait_for_everyone()
-    with state.split_between_processes(missing) as part:
-        for i in tqdm(part, desc="selection", disable=not state.is_main_process, mininterval=5.0):
-            own = replace(recipe, seed=seed + i * candidates)
-            found = draw_candidates(field, i, own, None if others is None else others[i])
-            write_unit(folder, i, prompts[i], found, field.decode(found.latents), own.seed)
-    state.wait_for_everyone()
+    for i in deal({i: unit_path(folder, i) for i in range(len(prompts))}, "selection"):
+        own = replace(recipe, seed=seed + i * candidates)
+        drawn = draw_candidates(field, i, own, None if others is None else others[i])
+        write_unit(folder, i, prompts[i], drawn, field.decode(drawn.latents), own.seed)
     if state.is_main_process:
         finish_folder(folder, field)
     state.wait_for_everyone()
@@ -108,6 +103,8 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
         raise ValueError(
             f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep 1 to {recipe.candidates}"
         )
+    if not 0 <= recipe.guidance < float("inf"):
+        raise ValueError(f"guidance is {recipe.guidance}; give a number of 0 or more, 1 for none")
     if recipe.steps < 3:
         raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
     if recipe.pruning is not None and isinstance(recipe.method, str):

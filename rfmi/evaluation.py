@@ -1,0 +1,198 @@
+"""`rfmi.evaluate`: a fixed number of images of every prompt, seeds the same for all, judged one by one.
+
+T2I-CompBench (arXiv 2307.06350) draws 10 images a prompt with the seeds 42 to 51 and averages its scores over all
+images of a category. Here the images of a few prompts are one unit: written whole, and not drawn again; several
+processes on one folder share the units, however they were started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import safe_open
+from torch import Tensor
+
+from rfmi.pipelines import PipelineField
+from rfmi.runs import canonical, deal, fingerprint, open_folder, own_device, process_state, write_tensors
+from rfmi.sampling import sample
+from rfmi.statistics import RESAMPLES, mean_of_categories
+
+FIRST_SEED, IMAGES_A_PROMPT = 42, 10
+KEYS = ["category", "prompt", "seed"]
+Judge = Callable[[Tensor, Sequence[str], str], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Judged images.
+
+    images: one row an image: category, prompt, seed, aligned, score, and whatever else the judge said.
+    features: (n, d) of the same images in the same order, or None where no feature network was given.
+    """
+
+    images: pd.DataFrame
+    features: Tensor | None
+
+    def by_prompt(self, column: str = "aligned") -> pd.Series:
+        """The mean of a column over the images of each prompt, by category and prompt."""
+        return self.images.groupby(["category", "prompt"], sort=False)[column].mean()
+
+    def by_category(self, column: str = "aligned") -> pd.Series:
+        """The mean over the prompts of each category."""
+        return self.by_prompt(column).groupby("category", sort=False).mean()
+
+
+def evaluate(
+    pipeline: DiffusionPipeline,
+    prompts: Mapping[str, Sequence[str]],
+    judge: Judge,
+    *,
+    output: str | Path,
+    features: Callable[[Tensor], Tensor] | None = None,
+    images_per_prompt: int = IMAGES_A_PROMPT,
+    first_seed: int = FIRST_SEED,
+    guidance: float = 4.0,
+    steps: int = 28,
+    device: torch.device | str | None = None,
+    batch: int = 32,
+) -> Evaluation:
+    """Draw and judge `images_per_prompt` images of every prompt, image i with the seed `first_seed` + i.
+
+    pipeline: the model.
+    prompts: lists by category.
+    judge: called as `judge(images, prompts, category)`, images (n, 3, height, width) in [0, 1]; returns a table, one
+        row an image, with `aligned` and `score` and any other columns that JSON can hold, all of which are kept.
+    output: a folder of its own, one file for every `batch` images, from which a killed call goes on.
+    features: images (n, 3, height, width) to (n, d), for image quality.
+    guidance, steps: of the drawing. device, batch: of `PipelineField`; `batch` images at once.
+    Raises ValueError before anything is drawn for no prompts, a prompt that is repeated within its category, a judge
+    whose table does not fit, or a folder that holds something else; OSError for a full disk.
+    """
+    _check(prompts, images_per_prompt, guidance)
+    folder, state, prompts_a_unit = Path(output), process_state(), max(1, batch // images_per_prompt)
+    device = own_device(device)
+    fields = {
+        name: PipelineField(pipeline, texts, device=device, micro_batch=2 * batch) for name, texts in prompts.items()
+    }
+    for category, field in fields.items():
+        grey = torch.full((1, 3, *(side * pipeline.vae_scale_factor for side in field.shape[1:])), 0.5)
+        _judged(judge, grey, field.prompts[:1], category)
+    settings = {
+        "prompts": hashlib.sha256(json.dumps({k: list(v) for k, v in prompts.items()}).encode()).hexdigest(),
+        "images_per_prompt": images_per_prompt,
+        "first_seed": first_seed,
+        "guidance": guidance,
+        "steps": steps,
+        "images_a_file": prompts_a_unit * images_per_prompt,
+        "judge": getattr(judge, "__qualname__", type(judge).__qualname__),
+        "features": features is not None,
+        "weights": fingerprint(pipeline.transformer),
+    }
+    if state.is_main_process:
+        open_folder(folder, settings)
+    state.wait_for_everyone()
+    units = {
+        (category, first): folder / f"{category}_{first:05d}.safetensors"
+        for category, texts in prompts.items()
+        for first in range(0, len(texts), prompts_a_unit)
+    }
+    seeds = range(first_seed, first_seed + images_per_prompt)
+    for category, first in deal(units, "evaluation"):
+        field = fields[category]
+        labels = torch.arange(first, min(first + prompts_a_unit, len(field.prompts)))
+        noise = field.noise(seeds).repeat(len(labels), 1, 1, 1)
+        rows = labels.repeat_interleave(images_per_prompt)
+        latents = sample(field, noise, rows, times=field.times(steps), guidance=guidance, batch=batch)
+        images, texts = field.decode(latents), [field.prompts[row] for row in rows]
+        table = _judged(judge, images, texts, category)
+        table = table.assign(category=category, prompt=texts, seed=list(seeds) * len(labels))
+        tensors = {"aligned": torch.tensor(table.aligned.to_numpy(float))}
+        if features is not None:
+            tensors["features"] = torch.as_tensor(features(images))
+        write_tensors(units[category, first], tensors, {"rows": canonical(table.to_dict("records"))})
+    state.wait_for_everyone()
+    tables, embedded = zip(*map(_read_unit, units.values()), strict=True)
+    images = pd.concat(tables, ignore_index=True)
+    others = [name for name in images if name not in (*KEYS, "aligned", "score")]
+    return Evaluation(images[[*KEYS, "aligned", "score", *others]], None if features is None else torch.cat(embedded))
+
+
+def compare(
+    base: Evaluation | Sequence[Evaluation],
+    other: Evaluation | Sequence[Evaluation],
+    *,
+    column: str = "aligned",
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> pd.DataFrame:
+    """other - base of a column, by category and in the mean of the categories: value, low, high, n (prompts).
+
+    Several evaluations, as of one method trained from several seeds, are averaged image by image. 95% intervals that
+    resample prompts and noises, each image with both of its values. Raises ValueError where they were not all evaluated
+    on the same prompts and seeds.
+    """
+    evaluations = [*_listed(base), *_listed(other)]
+    if any(not evaluations[0].images[KEYS].equals(each.images[KEYS]) for each in evaluations):
+        raise ValueError("the evaluations have other prompts or seeds; evaluate all on the same ones")
+    return mean_of_categories(by_image(other, column) - by_image(base, column), seed, resamples)
+
+
+def by_image(evaluations: Evaluation | Sequence[Evaluation], column: str = "aligned") -> pd.DataFrame:
+    """A column by category and prompt, one column a seed of images, in the mean over the evaluations."""
+    tables = [
+        each.images.set_index(KEYS)[column].astype(float).unstack("seed", sort=False) for each in _listed(evaluations)
+    ]
+    return sum(tables) / len(tables)
+
+
+def _judged(judge: Judge, images: Tensor, texts: Sequence[str], category: str) -> pd.DataFrame:
+    """The judge's table. Raises ValueError for one that does not fit."""
+    table = judge(images, list(texts), category)
+    if not isinstance(table, pd.DataFrame) or len(table) != len(texts):
+        shown = f"{len(table)} rows" if isinstance(table, pd.DataFrame) else f"a {type(table).__name__}"
+        raise ValueError(f"the judge answered {len(texts)} images with {shown}; it must give a table, one row an image")
+    missing = [name for name in ("aligned", "score") if name not in table]
+    if missing:
+        raise ValueError(f"the judge's table lacks {' and '.join(missing)}; it has {', '.join(map(str, table))}")
+    numbers = table[["aligned", "score"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    if not np.isfinite(numbers).all():
+        raise ValueError("the judge gave an image an `aligned` or a `score` that is no number; give one to each")
+    return table.reset_index(drop=True)
+
+
+def _read_unit(path: Path) -> tuple[pd.DataFrame, Tensor | None]:
+    """(one row an image, the images' features if they were asked for)."""
+    with safe_open(path, framework="pt") as file:
+        rows: list[dict[str, Any]] = json.loads(file.metadata()["rows"])
+        features = file.get_tensor("features") if "features" in file.keys() else None  # noqa: SIM118
+    return pd.DataFrame(rows), features
+
+
+def _listed(evaluations: Evaluation | Sequence[Evaluation]) -> list[Evaluation]:
+    return [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
+
+
+def _check(prompts: Mapping[str, Sequence[str]], images_per_prompt: int, guidance: float) -> None:
+    if not isinstance(prompts, Mapping) or any(isinstance(texts, str) for texts in prompts.values()):
+        raise ValueError('prompts are lists by category; give a mapping like {"color": ["a red circle"]}')
+    if not prompts or not all(len(texts) for texts in prompts.values()):
+        raise ValueError("a category without a prompt cannot be evaluated; give at least one prompt for each")
+    if images_per_prompt < 1:
+        raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
+    if not 0 <= guidance < float("inf"):
+        raise ValueError(f"guidance is {guidance}; give a number of 0 or more, 1 for none")
+    for category, texts in prompts.items():
+        if not re.fullmatch(r"[\w -]+", category):
+            raise ValueError(f"the category {category!r} names a file; use letters, digits, spaces, _ and - only")
+        if len(set(texts)) < len(texts):
+            raise ValueError(f"the category {category} lists a prompt more than once; list every prompt once")
