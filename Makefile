@@ -1,27 +1,27 @@
 # make reproduce            the whole study, sized for an hour, from nothing, into reports-cpu/ (PROFILE=smoke or gpu: reports-smoke/, reports-gpu/)
-# make reproduce PROFILE=full    the committed report, more prompts and seeds in about three hours, into reports/
-# make test                 the tests, and every committed notebook executed again and compared
-# make notebooks            the committed notebooks' own outputs, computed anew with an empty cache
+# make reproduce PROFILE=full    the committed report in reports/ and the outputs in notebooks/, with more prompts and seeds, in about three hours
+# make check                the fast tests, under three minutes
+# make test                 all tests, and every committed notebook executed again at its smallest size and compared
 # make lock                 requirements.lock, anew from pyproject.toml
 
 PYTHON ?= python3.11
 PROFILE ?= cpu
 # The committed report is that of the profile full; the others have folders of their own, which git ignores.
-REPORTS ?= $(if $(filter full,$(PROFILE)),reports,reports-$(PROFILE))
+KEPT := $(if $(filter full,$(PROFILE)),--output reports --keep)
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: reproduce test notebooks lock
+.PHONY: reproduce check test lock
 
 reproduce: $(READY)
-	$(BIN)/python -m lab run --profile $(PROFILE) --output $(REPORTS)
+	$(BIN)/python -m lab run --profile $(PROFILE) $(KEPT)
+
+check: $(READY)
+	$(BIN)/python -m pytest -m "not slow" tests
 
 test: $(READY)
 	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
-
-notebooks: $(READY)
-	$(BIN)/python -m lab refresh
 
 # The file .ready is made last: an environment whose making was interrupted has none, and is made anew.
 $(READY): requirements.lock

@@ -1,5 +1,5 @@
 """What the tests and the notebooks' checks (nbval) share: a cache that starts empty, so that nothing is compared with
-itself.
+itself, and notebooks at their smallest size.
 """
 
 import os
@@ -10,6 +10,7 @@ import pytest
 from lab.__main__ import REPRODUCIBLE
 
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
+INJECTED = "injected-parameters"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,3 +31,8 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
     """
     if hasattr(collector, "skip_compare"):
         collector.skip_compare += ("stderr",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A notebook holds the outputs of the full run; without the cell of that run's parameters its defaults hold."""
+    items[:] = [item for item in items if INJECTED not in getattr(item, "cell", {}).get("metadata", {}).get("tags", [])]

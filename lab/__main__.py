@@ -1,5 +1,6 @@
-"""The command line: `python -m lab run --profile NAME [notebooks...]` makes the report, `refresh` the committed
-outputs.
+"""The command line: `python -m lab run --profile NAME [notebooks...]` makes a report.
+
+What takes seconds to import (torch, papermill) is imported when a command has been checked.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.paths import cache_folder, notebooks_folder, repository_root
-from lab.study.profiles import Refusal, choose_notebooks, plan
-from lab.study.runner import NotebookFailure, output_parameter, refresh, run
+from lab.study.profiles import Refusal, plan
 
 SUCCESS, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 SECONDS_A_CELL = 4 * 3600
@@ -23,35 +23,40 @@ REPRODUCIBLE = {"MKL_CBWR": "AUTO"}
 QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in notebooks, unless set otherwise
 
 
+def check_writable(folder: Path, advice: str) -> None:
+    """Raises Refusal for a folder in which nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise Refusal(f"{folder} cannot be written to ({error.strerror}); {advice}") from None
+
+
 def run_command(arguments: argparse.Namespace) -> int:
     """Check everything, then run the notebooks into the report folder."""
     own = repository_root() / f"reports-{arguments.profile}"  # the committed report is written where it is named only
-    output = Path(arguments.output).resolve() if arguments.output else own
+    output = (Path(arguments.output).expanduser() if arguments.output else own).resolve()
+    if arguments.keep and arguments.parameters:
+        raise Refusal("--keep writes the notebooks, which hold a profile as it is; leave out -p")
     jobs = plan(
         notebooks_folder(),
         profile=arguments.profile,
         names=arguments.notebooks,
         overrides=[tuple(pair) for pair in arguments.parameters],
-        output=output_parameter(output),
+        output=str(output),
     )
-    failures = run(jobs, notebooks_folder(), output, force=arguments.force, seconds_a_cell=arguments.cell_timeout)
+    check_writable(cache_folder(), "set RFMI_CACHE to a folder that can be")
+    check_writable(output, "choose another one with --output")
+    from lab.study.runner import run
+
+    timeout = arguments.cell_timeout
+    failures = run(
+        jobs, notebooks_folder(), output, force=arguments.force, keep=arguments.keep, seconds_a_cell=timeout
+    )
     if failures:
         print(f"{len(failures)} of {len(jobs)} notebooks failed; the others are in {output}", file=sys.stderr)
         return FAILED
     print(f"the report is in {output / 'index.html'}")
-    return SUCCESS
-
-
-def refresh_command(arguments: argparse.Namespace) -> int:
-    """Execute the notebooks in place with an empty cache, so that what they hold was computed by the present code."""
-    paths = choose_notebooks(arguments.notebooks, notebooks_folder())
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["RFMI_CACHE"] = cache
-        try:
-            refresh(paths, seconds_a_cell=arguments.cell_timeout)
-        except NotebookFailure as failure:
-            print(failure, file=sys.stderr)
-            return FAILED
     return SUCCESS
 
 
@@ -82,13 +87,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab", description="Run the study's notebooks.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("notebooks", nargs="*", help="names or numbers, as 02_benchmark or 02; all where none is given")
-    common.add_argument(
+    adder = commands.add_parser("run", help="run notebooks into the report folder")
+    adder.add_argument("notebooks", nargs="*", help="names or numbers, as 02_benchmark or 02; all where none is given")
+    adder.add_argument(
         "--cell-timeout", type=int, default=SECONDS_A_CELL, metavar="SECONDS", help="the longest a cell may take"
     )
-
-    adder = commands.add_parser("run", parents=[common], help="run notebooks into the report folder")
     adder.add_argument("--profile", default="cpu", help="a file of notebooks/profiles (default: cpu)")
     adder.add_argument(
         "--output", default="", metavar="FOLDER", help="the report folder (default: reports-PROFILE of the checkout)"
@@ -103,15 +106,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="replace a parameter",
     )
     adder.add_argument("--force", action="store_true", help="run notebooks that are finished and unchanged as well")
+    adder.add_argument(
+        "--keep", action="store_true", help="write the executed notebooks over their sources, as `make reproduce` does"
+    )
     adder.set_defaults(command=run_command)
 
-    adder = commands.add_parser(
-        "refresh", parents=[common], help="write the notebooks' own outputs, with their defaults"
-    )
-    adder.set_defaults(command=refresh_command)
-
     adder = commands.add_parser("train-base", help="train the base model of the small world; resumes by itself")
-    adder.add_argument("--profile", default="cpu", help="a name in rfmi/base_model/recipe.py (default: cpu)")
+    adder.add_argument("--profile", default="cpu", help="a name in lab/making/recipe.py (default: cpu)")
     adder.add_argument("--start", default="", metavar="FOLDER", help="a finished folder, to train its flow longer")
     adder.add_argument("--work", default="", metavar="FOLDER", help="checkpoints (default: a folder of the cache)")
     adder.add_argument("--output", default="", metavar="FOLDER", help="the model's folder (default: WORK/output)")
@@ -126,8 +127,11 @@ def main(words: Sequence[str] | None = None) -> int:
     """Carry out one command; returns the exit code: 0 done, 1 a notebook failed, 2 refused before anything ran."""
     for name, value in (QUIET | REPRODUCIBLE).items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a folder's name may hold what a terminal does not
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("rfmi").setLevel(logging.INFO)
+    for name in ("lab", "rfmi"):
+        logging.getLogger(name).setLevel(logging.INFO)
     arguments = make_parser().parse_args(words)
     try:
         return arguments.command(arguments)
@@ -135,6 +139,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"refused: {refusal}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # the cell that was interrupted, once more
         print("interrupted; the same command goes on at the last finished unit", file=sys.stderr)
         return INTERRUPTED
 

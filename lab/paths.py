@@ -52,6 +52,6 @@ def cache_folder() -> Path:
 def output_folder(output: str | None) -> Path | None:
     """The report folder that a notebook's `output` parameter names; None, "write nothing", where it is empty.
 
-    A relative folder is meant from the checkout, not from where the kernel happens to run.
+    A relative folder is meant from where the kernel runs: with plain papermill the folder that it was started in.
     """
-    return repository_root() / Path(output).expanduser() if output else None
+    return Path(output).expanduser().resolve() if output else None

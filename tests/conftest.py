@@ -92,15 +92,15 @@ output = ""
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lab.study.report import save_results, show_figure
+from lab import study
 
 draws = scale * np.random.default_rng(0).standard_normal(n_samples)
 ---
 figure, axes = plt.subplots()
 axes.plot(draws)
-show_figure(figure, name="small_draws", caption="The draws <in order>.", alt="A line of \\"draws\\".", output=output)
+study.show(figure, name="small_draws", caption="The draws <in order>.", alt="A line of \\"draws\\".", output=output)
 ---
-save_results("small", {"mean": draws.mean(), "n": n_samples}, output)
+study.save_results("small", {"mean": draws.mean(), "n": n_samples}, output)
 ---
 verdict
 print(f"The mean of {n_samples} draws is {'small' if abs(draws.mean()) < 10 else 'large'}.")

@@ -6,7 +6,7 @@ takes from each notebook its title, its question, its verdict and its figures:
 - title: the first first-level heading;
 - question, verdict: the cell tagged so (of a code cell what it printed or displayed), else what stands under that
   heading;
-- figures: every <figure> that `lab.study.report.show_figure` displayed, with its alt text.
+- figures: every <figure> that `lab.study.show` displayed, with its alt text.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from rfmi.runs import write_atomically
 TEMPLATES = Path(__file__).parent / "templates"
 PLACE_OF_PACKAGES = re.compile(r"\S*/site-packages/")  # before the file that a warning names
 PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+%\|[^\r\n]*?\[[^\r\n\]]*\] *\n?|\r")
+INJECTED = "injected-parameters"  # the tag of the cell of a run's own parameters
+PLACE_OF_REPORT = re.compile(r"^output = .*\n?", re.MULTILINE)
 KEPT_CELL_METADATA = ("tags", "alt")
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -53,7 +55,9 @@ class FigureFinder(HTMLParser):
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """Strip what differs between two equal runs (times, machine paths, progress bars), in place; returns it."""
+    """Strip what differs between two equal runs (times, machine paths, the place of the report, progress bars), in
+    place; returns it.
+    """
     notebook.metadata = NotebookNode(
         kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python", pygments_lexer="ipython3")
     )
@@ -61,8 +65,9 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         cell.metadata = NotebookNode(
             {name: cell.metadata[name] for name in KEPT_CELL_METADATA if cell.metadata.get(name)}
         )
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.id = f"injected-parameters-{position}"
+        if INJECTED in cell.metadata.get("tags", []):
+            cell.id = f"{INJECTED}-{position}"
+            cell.source = PLACE_OF_REPORT.sub("", cell.source).rstrip()
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and output.name == "stderr":
                 output.text = PLACE_OF_PACKAGES.sub("", PROGRESS_BAR.sub("", output.text))

@@ -1,25 +1,32 @@
 """What a run is asked for, checked before anything runs: notebooks, a profile, parameters.
 
-A profile is a YAML file of values only: notebook -> parameter -> value. The defaults in a notebook's parameter cell
-are the profile `smoke`, which is what the committed notebooks hold. Papermill only logs a parameter that a notebook
-does not have and goes on, so names and types are compared here with what `papermill.inspect_notebook` finds in the
-parameter cell. A refusal is a ValueError of one sentence that names the near matches.
+A profile is a YAML file of what differs from the notebooks' own defaults, nothing else:
+
+    shared:                   for every notebook that has the parameter
+      parameter: value
+    05_fine_tuning:           for this one, before what is shared
+      parameter: value
+
+The defaults in the parameter cells are the profile `smoke`. Papermill only logs a parameter that a notebook does not
+have and goes on, so names and types are compared here with what stands in the cell. A refusal is a ValueError of one
+sentence that names the near matches.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import papermill
 import yaml
 
 RESERVED = "output"  # the parameter that the runner itself sets: the report folder
+SHARED = "shared"
 
 
 class Refusal(ValueError):
@@ -84,25 +91,32 @@ def load_profile(name: str, folder: Path) -> dict[str, dict[str, Any]]:
     content = yaml.safe_load(files[name].read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict) or not all(isinstance(values or {}, dict) for values in content.values()):
         raise Refusal(
-            f"profile {name} is not a mapping of notebook to parameters; write `notebook:` and its parameters below"
+            f"profile {name} is not a mapping of notebook to parameters; write `notebook:` (or `{SHARED}:`) and its "
+            "parameters below"
         )
     return {str(notebook): dict(values or {}) for notebook, values in content.items()}
 
 
 def default_parameters(notebook: Path) -> dict[str, Any]:
-    """The parameters of a notebook and their defaults.
+    """The parameters of a notebook and their defaults, from the cell tagged `parameters`.
 
     Raises Refusal for a default that is derived from something else.
     """
     defaults = {}
-    for name, found in papermill.inspect_notebook(str(notebook)).items():
-        try:
-            defaults[name] = ast.literal_eval(found["default"])
-        except (ValueError, SyntaxError):
-            raise Refusal(
-                f"parameter {name} of {notebook.stem} has the default {found['default']!r}; make it a plain value, "
-                "as derived ones are not recomputed when a parameter is injected"
-            ) from None
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" not in cell["metadata"].get("tags", []):
+            continue
+        for statement in ast.parse("".join(cell["source"])).body:
+            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+                raise Refusal(f"{notebook.stem} has {ast.unparse(statement)!r} among its parameters; assign values only")
+            name = statement.targets[0].id
+            try:
+                defaults[name] = ast.literal_eval(statement.value)
+            except ValueError:
+                raise Refusal(
+                    f"parameter {name} of {notebook.stem} has the default {ast.unparse(statement.value)!r}; make it a "
+                    "plain value, as derived ones are not recomputed when a parameter is injected"
+                ) from None
     return defaults
 
 
@@ -154,11 +168,20 @@ def plan(
     parameter.
     """
     values = load_profile(profile, notebooks / "profiles")
+    shared = values.pop(SHARED, {})
     known = numbered_notebooks(notebooks)
     for name in values:
         if name not in known:
             raise unknown(f"notebook (profile {profile} names it)", name, known)
     defaults = {name: default_parameters(path) for name, path in known.items()}
+    for name in shared:
+        everywhere = {parameter for own in defaults.values() for parameter in own}
+        if name not in everywhere - {RESERVED}:
+            raise unknown(f"parameter of any notebook (profile {profile} shares it) called", name, everywhere)
+    values = {
+        name: {each: value for each, value in shared.items() if each in own} | values.get(name, {})
+        for name, own in defaults.items()
+    }
     for name, parameters in values.items():
         check_parameters(known[name], parameters, defaults[name])
     chosen = choose_notebooks(names, notebooks)
@@ -175,5 +198,5 @@ def plan(
             raise Refusal(f'{path.stem} has no parameter {RESERVED}; add `{RESERVED} = ""` to its parameter cell')
         given = {name: parse_value(text, own[name]) for name, text in overrides if name in own}
         check_parameters(path, given, own)
-        jobs.append(Job(path, profile, {**values.get(path.stem, {}), **given, RESERVED: output}))
+        jobs.append(Job(path, profile, {**values[path.stem], **given, RESERVED: output}))
     return jobs

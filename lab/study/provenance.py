@@ -6,24 +6,11 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lab.paths import repository_root
-
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
-
-
-def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """The version of Python and of each of these installed packages."""
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+from rfmi.runs import versions
 
 
 def commit(root: Path | None = None) -> str:
@@ -42,12 +29,14 @@ def commit(root: Path | None = None) -> str:
         return "unknown"
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, commit, machine (architecture and the processors this process may use) and the date in UTC."""
+def provenance(revision: str = "") -> dict[str, Any]:
+    """Versions, commit (`revision`, where it was asked for before), machine (architecture and the processors this
+    process may use) and the date in UTC.
+    """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
+        "commit": revision or commit(),
         "machine": f"{platform.system()} {platform.machine()}, {processors} processors",
         "versions": versions(),
     }

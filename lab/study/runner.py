@@ -3,20 +3,21 @@
 output/
     index.html, {name}.html        what a reader opens
     figures/, results/             written by the notebooks themselves
-    notebooks/{name}.ipynb         as executed
-    notebooks/{name}.json          its record: what it says, where it comes from, its fingerprint
+    records/{name}.json            what a notebook says, where it comes from, its fingerprint
+    notebooks/{name}.ipynb         as executed; of a run that keeps its outputs, the notebook itself holds them
 
 A notebook is finished when its record's fingerprint is the present one (sources, parameters, the package's code, the
-committed data and the versions of the libraries), every file the record names is there and the cache knows that it was
-made here; then it is skipped. A report that came with the checkout was made elsewhere and is made again. Within
-a notebook the cache of `lab.study.cache` resumes at the last finished unit. A notebook is executed away from the
-report folder and moved there when it is done, so a killed run leaves nothing half-written.
+committed data and the versions of the libraries), every file the record names is there as it was written, and the cache
+knows that it was made here; then it is skipped. A report that came with the checkout was made elsewhere and is made
+again. Within a notebook the cache of `lab.study.units` resumes at the last finished unit. A notebook is executed away
+from the report folder and moved there when it is done, so a killed run leaves nothing half-written.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -30,30 +31,21 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-import rfmi
-from rfmi.runs import write_atomically
-from lab.study.cache import Cache, code_version, digest
-from lab.study.pages import clean, summarise, write_index, write_page
-from lab.paths import data_folder, repository_root
+from lab.paths import data_folder
+from lab.study.pages import INJECTED, clean, summarise, write_index, write_page
 from lab.study.profiles import RESERVED, Job, numbered_notebooks
-from lab.study.provenance import provenance, versions
+from lab.study.provenance import commit, provenance
+from lab.study.units import SECONDS_FILE, Unit, code_version, seconds_of_units
+from rfmi.runs import digest, versions, write_atomically
 
 KERNEL = "python3"
-KIND = "report"
+CODE = ("rfmi", "lab.oracles", "lab.worlds", "lab.study")  # what a notebook may use
 SECONDS_TO_START = 120
-log = logging.getLogger("rfmi")
+log = logging.getLogger("lab")
 
 
 class NotebookFailure(RuntimeError):
     """A notebook did not run to its end; the message names the notebook, the cell and the error."""
-
-
-def output_parameter(output: Path) -> str:
-    """The report folder as a notebook's parameter: relative to the checkout where it lies inside, so that no path is
-    of one machine.
-    """
-    output = output.resolve()
-    return output.relative_to(repository_root()).as_posix() if output.is_relative_to(repository_root()) else str(output)
 
 
 def data_digests(folder: Path) -> dict[str, str]:
@@ -64,32 +56,53 @@ def data_digests(folder: Path) -> dict[str, str]:
 
 
 def fingerprint(job: Job) -> str:
-    """The hash of all that a notebook's outputs depend on."""
+    """The hash of all that a notebook's outputs depend on; of its cells all but the one that a run has put there."""
     cells = nbformat.read(job.notebook, as_version=4).cells
-    sources = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    return digest([sources, job.parameters, code_version(rfmi), data_digests(data_folder()), versions()])
+    sources = [[cell.cell_type, cell.source, tags] for cell in cells if INJECTED not in (tags := tags_of(cell))]
+    return digest([sources, reported(job.parameters), code_version(*CODE), data_digests(data_folder()), versions()])
+
+
+def tags_of(cell: nbformat.NotebookNode) -> list[str]:
+    """The tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def reported(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters without the place of the report."""
+    return {name: value for name, value in parameters.items() if name != RESERVED}
 
 
 def read_record(output: Path, name: str) -> dict[str, Any] | None:
     """The record of a finished notebook; None where there is none that can be read."""
     try:
-        return json.loads((output / "notebooks" / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads((output / "records" / f"{name}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 
 
-def is_finished(job: Job, output: Path) -> bool:
+def made_here(job: Job, output: Path) -> Unit:
+    """What the cache keeps of a finished notebook: that it was made into this folder, with its fingerprint."""
+    return Unit("report", {"name": job.name, "output": str(output)})
+
+
+def is_finished(job: Job, output: Path, keep: bool) -> bool:
     """Whether the notebook's report is there and is what running it again would give."""
     record = read_record(output, job.name)
     if record is None or record.get("fingerprint") != fingerprint(job):
         return False
-    made_here = Cache().read(KIND, made_where(job, output)) == (True, record["fingerprint"])
-    return made_here and all((output / file).is_file() for file in record.get("files", []))
+    made, executed = made_here(job, output).read(), executed_notebook(job, output, keep)
+    return (
+        made is not None
+        and made["result"] == record["fingerprint"]
+        and executed.is_file()
+        and digest(executed.read_text(encoding="utf-8")) == record.get("executed")
+        and all((output / file).is_file() for file in record.get("files", []))
+    )
 
 
-def made_where(job: Job, output: Path) -> dict[str, str]:
-    """The cache's parameters of a finished notebook: its name and the report folder."""
-    return {"name": job.name, "output": str(output.resolve())}
+def executed_notebook(job: Job, output: Path, keep: bool) -> Path:
+    """Where the executed notebook is written: over its source where outputs are kept, else into the report folder."""
+    return job.notebook if keep else output / "notebooks" / job.notebook.name
 
 
 def first_line(source: str) -> str:
@@ -137,52 +150,69 @@ def written_files(output: Path) -> dict[str, int]:
     return {path.relative_to(output).as_posix(): path.stat().st_mtime_ns for path in files}
 
 
-def run_notebook(job: Job, output: Path, seconds_a_cell: int) -> None:
+def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revision: str) -> None:
     """Run one notebook into the report folder and write its record last. Raises NotebookFailure."""
     state, before, started = fingerprint(job), written_files(output), time.monotonic()
-    executed, failed = (output / "notebooks" / f"{job.name}{suffix}.ipynb" for suffix in ("", ".failed"))
-    executed.parent.mkdir(parents=True, exist_ok=True)
+    executed, failed = executed_notebook(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch) / executed.name
+        target, noted = Path(scratch) / job.notebook.name, Path(scratch) / "seconds"
+        os.environ[SECONDS_FILE] = str(noted)
         try:
             notebook = clean(execute(job.name, job.notebook, target, job.parameters, seconds_a_cell))
         except NotebookFailure as failure:
             if not target.is_file():
                 raise
+            failed.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(target, failed)
             raise NotebookFailure(f"{failure}; as far as it ran it is in {failed}") from failure
+        finally:
+            del os.environ[SECONDS_FILE]
+        seconds_of_its_units = seconds_of_units(noted)
     failed.unlink(missing_ok=True)
-    after = written_files(output)
+    text, after = nbformat.writes(notebook) + "\n", written_files(output)
     record = {
         "name": job.name,
         **summarise(notebook, job.name),
         "profile": job.profile,
-        "parameters": {name: value for name, value in job.parameters.items() if name != RESERVED},
+        "parameters": reported(job.parameters),
         "seconds": round(time.monotonic() - started, 1),
-        "provenance": provenance(),
-        "files": [file for file in after if before.get(file) != after[file]]
-        + [f"{job.name}.html", f"notebooks/{executed.name}"],
+        "seconds_of_units": seconds_of_its_units,
+        "provenance": provenance(revision),
+        "files": [file for file in after if before.get(file) != after[file]] + [f"{job.name}.html"],
+        "notebook": Path(os.path.relpath(executed, output)).as_posix(),
+        "executed": digest(text),
         "fingerprint": state,
     }
-    write_atomically(executed, nbformat.writes(notebook) + "\n")
+    write_atomically(executed, text)
     write_page(output / f"{job.name}.html", notebook, record)
-    write_atomically(executed.with_suffix(".json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    Cache().write(KIND, made_where(job, output), state)
+    record_file = output / "records" / f"{job.name}.json"
+    write_atomically(record_file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    made_here(job, output).write(state)
 
 
-def run(jobs: Sequence[Job], notebooks: Path, output: Path, *, force: bool = False, seconds_a_cell: int) -> list[str]:
+def run(
+    jobs: Sequence[Job],
+    notebooks: Path,
+    output: Path,
+    *,
+    seconds_a_cell: int,
+    force: bool = False,
+    keep: bool = False,
+) -> list[str]:
     """Run the jobs that are not finished, write the index, and return the messages of those that failed (none: all is
     well).
+
+    keep: write the executed notebooks over their sources, not into the report folder
     """
-    failures = []
+    failures, revision = [], commit()
     for job in jobs:
-        if not force and is_finished(job, output):
+        if not force and is_finished(job, output, keep):
             log.info("%s: finished already, nothing has changed; skipped (--force runs it again)", job.name)
         else:
             log.info("%s: running, profile %s", job.name, job.profile)
             started = time.monotonic()
             try:
-                run_notebook(job, output, seconds_a_cell)
+                run_notebook(job, output, keep, seconds_a_cell, revision)
                 log.info("%s: done in %.0f s", job.name, time.monotonic() - started)
             except NotebookFailure as failure:
                 log.error("%s", failure)
@@ -190,15 +220,3 @@ def run(jobs: Sequence[Job], notebooks: Path, output: Path, *, force: bool = Fal
         records = (read_record(output, name) for name in numbered_notebooks(notebooks))
         write_index(output / "index.html", [record for record in records if record])
     return failures
-
-
-def refresh(paths: Sequence[Path], *, seconds_a_cell: int) -> None:
-    """Execute notebooks with their own defaults and write their outputs into them, volatile metadata stripped.
-
-    Raises NotebookFailure and leaves that notebook as it was.
-    """
-    for path in paths:
-        log.info("%s: running with its defaults", path.stem)
-        with tempfile.TemporaryDirectory() as scratch:
-            notebook = execute(path.stem, path, Path(scratch) / path.name, {}, seconds_a_cell)
-        write_atomically(path, nbformat.writes(clean(notebook)) + "\n")

@@ -44,7 +44,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from lab.paths import cache_folder
+from lab.paths import cache_folder, repository_root
 from rfmi.runs import canonical, digest, remove_leftovers, write_atomically
 
 SECONDS_BETWEEN_PROGRESS = 10.0
@@ -55,12 +55,13 @@ OWN_PACKAGES = ("rfmi", "lab")
 def code_version(*modules: Any) -> str:
     """The hash of what is computed by.
 
-    modules: modules or their names, of a package every module in it; worlds, by their `sources`; paths of other files
+    modules: modules or their names, of a package every module in it; worlds, by their `sources`; other files, by their
+        paths in the checkout, as "data/base_model/checksums.json"
     """
     sources = {}
     for module in modules:
-        if isinstance(module, Path):
-            sources[module.name] = hashlib.sha256(module.read_bytes()).hexdigest()
+        if isinstance(module, str) and "/" in module:
+            sources[module] = hashlib.sha256((repository_root() / module).read_bytes()).hexdigest()
         elif hasattr(module, "sources"):
             sources[module.name] = code_version(*module.sources)
         else:
