@@ -14,7 +14,7 @@ import yaml
 from accelerate.state import AcceleratorState
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from rfmi.processes import process_state
+from rfmi.runs import process_state
 
 matplotlib.use("Agg")
 
