@@ -22,6 +22,9 @@ scatter about the truth from one training set to the next add noise but no bias.
 Change of variables is exact point by point: along dx = u(x|y) dt, and with div for the divergence,
 
     d/dt log p_t(x_t|y)/p_t(x_t) = div(u(.) - u(.|y)) + (u(.) - u(.|y)) . grad log p_t(x_t),     0 at t = 0.
+
+Every estimate is a mean of point-wise values, one a pair, so it comes with a standard error and a 95% interval. One
+network evaluation is one velocity u(x_t, t, condition) for one sample: the two branches of one x_t count as two.
 """
 
 from __future__ import annotations
@@ -31,9 +34,48 @@ from dataclasses import dataclass
 
 import torch
 
-from rfmi.estimate import Estimate
 from rfmi.fields import VelocityField, both_branches, interpolate, score
 from rfmi.times import StratifiedTimes
+
+
+NORMAL_QUANTILE_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mutual information in nats.
+
+    value: the estimate
+    standard_error: of the estimate
+    pointwise: (n,) values whose mean is `value`, None where the form has none
+    evaluations: network evaluations spent
+    """
+
+    value: float
+    standard_error: float
+    pointwise: torch.Tensor | None
+    evaluations: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval (low, high) in nats, normal approximation."""
+        half = NORMAL_QUANTILE_95 * self.standard_error
+        return self.value - half, self.value + half
+
+    @classmethod
+    def from_pointwise(cls, pointwise: torch.Tensor, evaluations: int) -> Estimate:
+        """The mean of independent point-wise values (n,), with the standard error of that mean.
+
+        Raises ValueError for fewer than two values: one value has no standard error.
+        """
+        if pointwise.ndim != 1 or len(pointwise) < 2:
+            raise ValueError(
+                f"an estimate needs a vector of at least two point-wise values, got shape {tuple(pointwise.shape)}; "
+                "score more pairs"
+            )
+        values = pointwise.double()
+        error = values.std(unbiased=True) / len(values) ** 0.5
+        return cls(float(values.mean()), float(error), pointwise, evaluations)
 
 
 @dataclass(frozen=True)
@@ -59,15 +101,20 @@ def monte_carlo_forms(
     share: int = 1,
     anchor: VelocityField | None = None,
 ) -> MonteCarloForms:
-    """All Monte-Carlo forms at n pairs, in nats.
+    """All Monte-Carlo forms at n pairs, in nats, for 2 n draws noises evaluations.
 
-    x: (n, *); condition: n rows or labels; times: draws of t per pair; noises: draws of eps per time; antithetic: eps
-    and -eps in turn (noises must be even), which removes what is odd in eps and pays for pairs far from the mean, not
-    for all; share: how many consecutive pairs have t and eps in common, M for a table of M candidates per prompt that
-    are to be ranked within it (standard errors take pairs as independent, and hold for share = 1 only); anchor: a field
-    whose null branch takes the place of u(x_t) in the residual form; generator: on the CPU, wherever x is. Each
-    estimate costs 2 n draws noises evaluations. Raises ValueError for lengths that differ, for odd antithetic noises,
-    and for n not a multiple of share.
+    field: the two velocities
+    x: (n, *) data
+    condition: n rows or labels, one for each row of x
+    times: when to look, `times.draws` t per pair
+    generator: of t and eps, on the CPU wherever x is
+    noises: draws of eps per time
+    antithetic: eps and -eps in turn (noises must be even): removes what is odd in eps, pays for pairs far from the mean
+    share: consecutive pairs that have t and eps in common, M for a table of M candidates per prompt; standard errors
+        take pairs as independent, and hold for share = 1 only
+    anchor: field whose null branch takes the place of u(x_t) in the residual form
+
+    Raises ValueError for lengths that differ, for odd antithetic noises, and for n not a multiple of share.
     """
     _check_pairs(x, condition)
     if noises < 1 or (antithetic and noises % 2):
@@ -87,38 +134,8 @@ def monte_carlo_forms(
     return MonteCarloForms(*(Estimate.from_pointwise(values, evaluations) for values in sums))
 
 
-def squared(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options) -> Estimate:
-    """I(X; Y) = E of t/(1-t) ||Delta||^2 over t: never negative, and biased upwards by errors of the field.
-
-    Options are those of `monte_carlo_forms`. `pointwise` holds each pair's share, whose mean over x given y is
-    KL(p(.|y) || p); it is not the point-wise information.
-    """
-    return monte_carlo_forms(field, x, condition, **options).squared
-
-
-def inner_product(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options) -> Estimate:
-    """I(X; Y) = E of t/(1-t) u(x_t|y) . Delta over t (RFMI, arXiv 2503.14358, equation 12).
-
-    Options are those of `monte_carlo_forms`. It differs from `squared` by u(x_t) . Delta, whose mean is zero only after
-    averaging over y: `pointwise` holds each pair's share, which within one condition says nothing of its information.
-    """
-    return monte_carlo_forms(field, x, condition, **options).inner_product
-
-
-def re_noising(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options) -> Estimate:
-    """i(x; y) = E of t/(1-t) [||v - u(x_t)||^2 - ||v - u(x_t|y)||^2] over t and eps; its mean over pairs is I(X; Y).
-
-    Options are those of `monte_carlo_forms`; eps and t are common to the two branches, and to each `share` pairs.
-    `pointwise` holds unbiased estimates of i(x; y). No trajectory is needed, so any x can be scored.
-    """
-    return monte_carlo_forms(field, x, condition, **options).re_noising
-
-
 def change_of_variables(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options) -> Estimate:
-    """i(x; y) for each pair along the ODE dx = u(x|y) dt that ends at x.
-
-    Options are those of `log_ratios`. Raises ValueError as it does, and for fewer than two pairs.
-    """
+    """i(x; y) of each pair and their mean; options and errors are those of `log_ratios`, for two pairs or more."""
     return Estimate.from_pointwise(*log_ratios(field, x, condition, **options))
 
 
@@ -134,15 +151,21 @@ def log_ratios(
     probes: int | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """(log p(x|y)/p(x) of any number of pairs (n,), network evaluations), along the ODE dx = u(x|y) dt that ends at x,
-    followed backwards by Runge-Kutta's rule.
+    """(log p(x|y)/p(x) of any number of pairs (n,), network evaluations), along the ODE dx = u(x|y) dt that ends at x.
 
-    x: (n, *); condition: n rows or labels; steps: even steps from t_max to t_min; probes: None for the exact divergence
-    (one vector-Jacobian product a coordinate), or the number of Hutchinson's random signs per pair, drawn once per
-    trajectory, which needs a generator. x is taken as the point at t_max, and what is missing below t_min and above
-    t_max as zero; at t = 1 itself the score's term is zero for every exact field and is set so. A vector-Jacobian
-    product counts as one evaluation per branch. The deterministic error falls as steps^-4. Raises ValueError for
-    lengths that differ or probes without a generator.
+    It is followed backwards by Runge-Kutta's rule, whose error falls as steps^-4.
+
+    field: the two velocities, differentiable in x_t
+    x: (n, *) data, taken as the point at t_max
+    condition: n rows or labels, one for each row of x
+    steps: even steps from t_max to t_min
+    t_min, t_max: what is missing below t_min and above t_max is taken as zero, as is the score's term at t = 1, where
+        it is zero for every exact field
+    probes: None for the exact divergence (one vector-Jacobian product a coordinate, counted as an evaluation a branch),
+        or the number of Hutchinson's random signs per pair, drawn once per trajectory
+    generator: of the signs, on the CPU
+
+    Raises ValueError for lengths that differ or probes without a generator.
     """
     _check_pairs(x, condition)
     if steps < 1 or not 0 <= t_min < t_max <= 1:

@@ -30,8 +30,9 @@ class VelocityField(Protocol):
     def __call__(self, x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
         """The velocity, with the shape of x_t.
 
-        x_t: noisy sample (B, *); t: times (B,) in [0, 1]; condition: (B, d_y) or labels (B,), None for the null
-        condition.
+        x_t: (B, *) noisy sample
+        t: (B,) times in [0, 1]
+        condition: (B, d_y) rows or (B,) labels, None for the null condition
         """
         ...
 
@@ -47,8 +48,8 @@ def expand_time(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def interpolate(x: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """x_t = (1 - t) eps + t x, with x and eps (B, *) and t (B,)."""
-    time = expand_time(t, x)
+    """x_t = (1 - t) eps + t x, with x and eps (B, *) and t (B,), or one time () for all."""
+    time = t if t.ndim == 0 else expand_time(t, x)
     return (1 - time) * eps + time * x
 
 
@@ -82,8 +83,3 @@ def score(velocity: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.T
     if bool((time >= 1).any()):
         raise ValueError("the score cannot be read from a velocity at t = 1, where it is 0 / 0; ask for times below 1")
     return (time * velocity - x_t) / (1 - time)
-
-
-def denoised(velocity: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """E[x | x_t] = x_t + (1 - t) u, shape (B, *)."""
-    return x_t + (1 - expand_time(t, x_t)) * velocity

@@ -32,8 +32,9 @@ def gauss_legendre(nodes: int, t_min: float = 0.0, t_max: float = 1.0) -> tuple[
 class StratifiedTimes:
     """One time per stratum under a density that is constant on cells; build it by `uniform`, `from_curve` or `matched`.
 
-    draws: times per pair, J; edges: (G + 1,) increasing cell borders, from t_min to t_max; mass: (G,) probability of
-    each cell.
+    draws: times per pair, J
+    edges: (G + 1,) increasing cell borders, from t_min to t_max
+    mass: (G,) probability of each cell
     """
 
     draws: int
@@ -54,8 +55,12 @@ class StratifiedTimes:
     def from_curve(cls, draws: int, grid: torch.Tensor, values: torch.Tensor, floor: float = 0.1) -> StratifiedTimes:
         """Density proportional to a tabulated curve, with a share `floor` of uniform density mixed in.
 
-        grid: (G + 1,) increasing times; values: (G + 1,) the curve there, not negative (a curve of zeros gives the
-        uniform density). Raises ValueError for anything else and for a floor outside (0, 1].
+        draws: times per pair
+        grid: (G + 1,) increasing times
+        values: (G + 1,) the curve there, not negative; a curve of zeros gives the uniform density
+        floor: share of uniform density, in (0, 1]
+
+        Raises ValueError for anything else.
         """
         edges, curve = (torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in (grid, values))
         if edges.ndim != 1 or len(edges) < 2 or curve.shape != edges.shape or bool((edges.diff() <= 0).any()):
@@ -83,10 +88,13 @@ class StratifiedTimes:
         cells: int = 200,
         floor: float = 0.1,
     ) -> StratifiedTimes:
-        """Density matched to the magnitude of `integrand(t)`, t (cells + 1,), such as a Gaussian field's
-        `squared_integrand`.
+        """Density matched to the magnitude of an integrand, such as a Gaussian field's `squared_integrand`.
 
-        The integrand must be finite on the whole of [t_min, t_max]: a Gaussian field's is, up to and at t = 1.
+        draws: times per pair
+        integrand: maps t (cells + 1,) to as many values, finite on the whole of [t_min, t_max]
+        t_min, t_max: where times lie
+        cells: on each of which the density is constant
+        floor: share of uniform density, in (0, 1]
         """
         _check_range(t_min, t_max)
         grid = torch.linspace(t_min, t_max, cells + 1, dtype=torch.float64)
@@ -99,7 +107,11 @@ class StratifiedTimes:
         return (self.mass / self.edges.diff())[cell] * inside
 
     def draw(self, n: int, generator: torch.Generator, share: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """Times and weights, each (n, draws) in float64; every `share` rows in turn have the same ones.
+        """Times and weights, each (n, draws) in float64.
+
+        n: rows, a multiple of share
+        generator: on the CPU
+        share: rows in turn that have the same times
 
         Raises ValueError where n is not a multiple of share.
         """

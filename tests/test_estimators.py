@@ -6,8 +6,7 @@ from scipy.stats import binom
 from scipy.stats import t as student
 
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
-from rfmi.estimate import Estimate
-from rfmi.estimators import MonteCarloForms, change_of_variables, inner_product, monte_carlo_forms, re_noising, squared
+from rfmi.estimators import Estimate, MonteCarloForms, change_of_variables, monte_carlo_forms
 from rfmi.times import StratifiedTimes
 
 FORMS = ("squared", "inner_product", "re_noising", "residual")
@@ -16,6 +15,10 @@ SEEDS, PAIRS = 200, 400
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
+
+def re_noising(field, x, condition, **options):
+    return monte_carlo_forms(field, x, condition, **options).re_noising
 
 
 def pair_field(d_x=3, d_y=2):
@@ -148,15 +151,6 @@ def test_residual_form_is_the_mean_of_squared_and_re_noising(field):
     torch.testing.assert_close(forms.residual.pointwise, expected)
 
 
-@pytest.mark.parametrize("form", [squared, inner_product, re_noising])
-def test_single_forms_are_those_of_one_pass(field, form):
-    x, condition = field.sample(50, seeded(9))
-    options = {"times": StratifiedTimes.uniform(3), "noises": 2}
-    single = form(field, x, condition, generator=seeded(10), **options)
-    together = monte_carlo_forms(field, x, condition, generator=seeded(10), **options)
-    assert torch.equal(single.pointwise, getattr(together, form.__name__).pointwise)
-
-
 def test_forms_follow_their_definitions():
     field = label_field()
     x, condition = field.sample(4, seeded(11))
@@ -256,7 +250,8 @@ def test_network_fields_work_and_leave_no_graph():
 def test_truncation_leaves_out_what_lies_beyond():
     field = pair_field()
     x, condition = field.sample(20_000, seeded(26))
-    estimate = squared(field, x, condition, times=StratifiedTimes.uniform(8, 0.0, 0.4), generator=seeded(27))
+    times = StratifiedTimes.uniform(8, 0.0, 0.4)
+    estimate = monte_carlo_forms(field, x, condition, times=times, generator=seeded(27)).squared
     expected = float(field.kl_divergence(torch.tensor([0.4], dtype=torch.float64)))
     assert expected < 0.8 * field.mutual_information
     assert abs(estimate.value - expected) < 4 * estimate.standard_error
@@ -265,20 +260,24 @@ def test_truncation_leaves_out_what_lies_beyond():
 # Faults --------------------------------------------------------------------------------------------------------------
 
 X, Y = torch.zeros(4, 1), torch.zeros(4, 1)
-FIELD, NONE = GaussianPairField(torch.eye(2), 1), StratifiedTimes.uniform(1)
+FIELD = GaussianPairField(torch.eye(2), 1)
+
+
+def forms_of(x, y, **options):
+    return monte_carlo_forms(FIELD, x, y, times=StratifiedTimes.uniform(1), generator=seeded(0), **options)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: squared(FIELD, X, Y, times=NONE, generator=seeded(0), noises=0), "noises is 0"),
-        (lambda: squared(FIELD, X, Y, times=NONE, generator=seeded(0), noises=3, antithetic=True), "an even number"),
-        (lambda: squared(FIELD, X, Y, times=NONE, generator=seeded(0), share=3), "groups of 3"),
-        (lambda: squared(FIELD, X, Y[:3], times=NONE, generator=seeded(0)), "one condition per row"),
-        (lambda: squared(FIELD, X, None, times=NONE, generator=seeded(0)), "one condition per row"),
-        (lambda: squared(FIELD, X[:, 0], Y, times=NONE, generator=seeded(0)), r"\(n, d\) tensor"),
-        (lambda: squared(FIELD, X.long(), Y, times=NONE, generator=seeded(0)), "floating"),
-        (lambda: squared(FIELD, X[:1], Y[:1], times=NONE, generator=seeded(0)), "at least two point-wise values"),
+        (lambda: forms_of(X, Y, noises=0), "noises is 0"),
+        (lambda: forms_of(X, Y, noises=3, antithetic=True), "an even number"),
+        (lambda: forms_of(X, Y, share=3), "groups of 3"),
+        (lambda: forms_of(X, Y[:3]), "one condition per row"),
+        (lambda: forms_of(X, None), "one condition per row"),
+        (lambda: forms_of(X[:, 0], Y), r"\(n, d\) tensor"),
+        (lambda: forms_of(X.long(), Y), "floating"),
+        (lambda: forms_of(X[:1], Y[:1]), "at least two point-wise values"),
         (lambda: change_of_variables(FIELD, X, Y, steps=0), "steps is 0"),
         (lambda: change_of_variables(FIELD, X, Y, t_max=1.2), "0 <= t_min < t_max <= 1"),
         (lambda: change_of_variables(FIELD, X, Y, probes=1), "needs at least one probe and a generator"),

@@ -66,6 +66,20 @@ def check_pairs(x: np.ndarray, y: np.ndarray) -> None:
         )
 
 
+def check_settings(*, integers: dict, fractions: dict) -> None:
+    """Raises ValueError for a setting that cannot be meant.
+
+    integers: name to (value, least possible value)
+    fractions: name to (value, what it must stay below), above 0
+    """
+    for name, (value, least) in integers.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is {value!r}; choose a whole number, {least} or more")
+    for name, (value, limit) in fractions.items():
+        if not isinstance(value, int | float | np.number) or not 0 < value < limit:
+            raise ValueError(f"{name} is {value!r}; choose a number above 0 and below {limit}")
+
+
 def check_device(device: str | torch.device) -> torch.device:
     """The device, if this machine has it; raises ValueError where it does not."""
     try:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from scipy.stats import entropy
 
-from rfmi.estimators import monte_carlo_forms
 from rfmi.arrays.coordinates import CanonicalCoordinates
 from rfmi.arrays.field import FittedField
 from rfmi.arrays.gaussian_base import GaussianBase
 from rfmi.arrays.network import ResidualNetwork
+from rfmi.estimators import monte_carlo_forms
 
 FORMS = ("squared", "re_noising", "residual")
 
@@ -21,8 +21,12 @@ FORMS = ("squared", "re_noising", "residual")
 class CrossFit:
     """The pairs in every fold's coordinates.
 
-    x: (folds, n, d); y: (folds, n, d_y); fold: (n,); training_rows: (folds, m); limit: the entropy of y in nats where
-    it is a label, which no mutual information exceeds, else infinite.
+    x: (folds, n, d)
+    y: (folds, n, d_y)
+    base: every fold's Gaussian field
+    fold: (n,) the fold of each pair, which scores it
+    training_rows: (folds, m) the pairs each fold may see
+    limit: the entropy of y in nats where it is a label, which no mutual information exceeds, else infinite
     """
 
     x: torch.Tensor
@@ -33,7 +37,15 @@ class CrossFit:
     limit: float
 
     @classmethod
-    def of(cls, x, y, folds: int, indicators: bool, generator: torch.Generator, device: torch.device) -> CrossFit:
+    def of(
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        folds: int,
+        indicators: bool,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> CrossFit:
         """Shuffles the pairs into folds and fits every fold's coordinates on the others."""
         fold = torch.empty(len(x), dtype=torch.long)
         fold[torch.randperm(len(x), generator=generator)] = torch.arange(len(x)) % folds

@@ -12,7 +12,7 @@ What a network has to add is measured in the units of
 the target v - u has standard deviation sqrt(s / a), and a field can differ from u by (1 - t) / sqrt(a) of that at most
 in order, because at clean data (t = 1) every velocity field is the same, u(x, 1) = x. The integrals of the squared and
 of the re-noising form over t and eps are known for this field at every pair (x, y), whatever the pair's distribution
-(`exact_forms`): the first by quadrature, the second as log N(x; m, s) - log N(x; 0, 1).
+(`exact_squared`, `exact_re_noising`): the first by quadrature, the second as log N(x; m, s) - log N(x; 0, 1).
 
 Where y is a label, x | y ~ N(m_y, s) makes x a mixture, and the null branch is exact for it: the same field with m
 replaced by its posterior mean at x_t, sum_k w_k m_k, w_k proportional to pi_k N(x_t; t m_k, a).
@@ -34,8 +34,9 @@ TIME_CELLS = 400
 class GaussianBase:
     """One Gaussian field a fold.
 
-    correlations: (folds, 1, d) rho, zero where x has no partner in y; label_means: (folds, labels, d) m_k and
-    label_prior: (folds, 1, labels) pi_k where y is a label, else None.
+    correlations: (folds, 1, d) rho, zero where x has no partner in y
+    label_means: (folds, labels, d) m_k where y is a label, else None
+    label_prior: (folds, 1, labels) pi_k where y is a label, else None
     """
 
     correlations: torch.Tensor
@@ -50,8 +51,10 @@ class GaussianBase:
     def branch(self, x_t: torch.Tensor, t: torch.Tensor, y: torch.Tensor, conditional: torch.Tensor):
         """Velocity, gain and standardised innovation, each (folds, B, d).
 
-        x_t: (folds, B, d); t: (folds, B, 1); y: (folds, B, d_y); conditional: (folds, B, 1), 1 for the conditional
-        branch, 0 for the null.
+        x_t: (folds, B, d)
+        t: (folds, B, 1)
+        y: (folds, B, d_y)
+        conditional: (folds, B, 1), 1 for the conditional branch, 0 for the null
         """
         rho = self.correlations * (conditional if self.label_means is None else torch.ones_like(conditional))
         s, m = 1 - rho**2, rho * self.partner(y)

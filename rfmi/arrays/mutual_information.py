@@ -31,11 +31,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rfmi.estimate import NORMAL_QUANTILE_95
-from rfmi.arrays.checks import check_device, check_labels, check_numbers, check_pairs
+from rfmi.arrays.checks import check_device, check_labels, check_numbers, check_pairs, check_settings
 from rfmi.arrays.cross_fit import CrossFit
 from rfmi.arrays.network import ResidualNetwork
 from rfmi.arrays.training import train
+from rfmi.estimators import NORMAL_QUANTILE_95
 
 SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
 EXTRAPOLATION_ERROR, GAP_ERROR = 0.75, 0.25
@@ -46,11 +46,14 @@ RESOLVED_CORRELATION = 0.99
 class MutualInformation:
     """I(X; Y) in nats, from held-out pairs.
 
-    value: the estimate; standard_error: of sampling and of fitting together; pointwise: (n,) i(x; y) of every pair, by
-    the re-noising form and a network that did not see it (their mean is forms["re_noising"]); forms: the value of each
-    form after half of the training, where it differs least from the others; diagnostics: what failed, name to sentence,
-    empty where nothing did; network_used: whether the networks added to the Gaussian base; evaluations: network
-    evaluations spent on scoring.
+    value: the estimate
+    standard_error: of sampling and of fitting together
+    pointwise: (n,) i(x; y) of every pair, by the re-noising form and a network that did not see it
+    forms: the value of each form after half of the training, where it differs least from the others;
+        forms["re_noising"] is the mean of `pointwise`
+    diagnostics: what failed, name to sentence, empty where nothing did
+    network_used: whether the networks added to the Gaussian base
+    evaluations: network evaluations spent on scoring
     """
 
     value: float
@@ -66,6 +69,11 @@ class MutualInformation:
         """The 95% interval (low, high) in nats."""
         half = NORMAL_QUANTILE_95 * self.standard_error
         return self.value - half, self.value + half
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        said = "; ".join([f"95% interval {low:.3f} to {high:.3f}", *self.diagnostics.values()])
+        return f"MutualInformation({self.value:.3f} nats, {said})"
 
 
 def estimate_mutual_information(
@@ -85,13 +93,25 @@ def estimate_mutual_information(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> MutualInformation:
-    """I(X; Y) in nats from n pairs, n from 50; the same arguments on the same machine give the same numbers.
+    """I(X; Y) in nats from n independent pairs, n from 50, in one setting for all data.
 
-    x: (n, d_x) floats; y: (n, d_y) floats, or with `discrete_y` labels (n,); seed: of folds, training and scoring;
-    folds: of the cross-fitting (default 5 below 2,500 pairs, 3 below 7,500, 2 above); steps: of training (default 600
-    (n / 1000)^0.43); batch_size: draws per step and fold (default 1024 / folds); null_share: share of draws that train
-    the null branch; width, blocks: of the network; draws: times per pair in scoring. Raises TypeError and ValueError
-    for input that cannot be used.
+    The same arguments on the same machine give the same numbers.
+
+    x: (n, d_x) floats
+    y: (n, d_y) floats, or with `discrete_y` labels (n,)
+    seed: of folds, training and scoring
+    discrete_y: y holds labels
+    folds: of the cross-fitting, 5 below 2,500 pairs, 3 below 7,500 and 2 above by default
+    steps: of training, 600 (n / 1000)^0.43 between 300 and 5,000 by default
+    batch_size: draws per step and fold, 1024 / folds by default
+    learning_rate: at its highest, after a warm-up and before a decay to almost zero
+    null_share: share of draws that train the null branch, strictly between 0 and 1
+    width, blocks: of the network
+    draws: times per pair in scoring
+    device: of training and scoring
+    progress: whether a bar shows the training, where that takes more than five seconds
+
+    Raises TypeError and ValueError for input that cannot be used, each before any training.
     """
     device = check_device(device)
     x = check_numbers(x, "x")
@@ -102,16 +122,20 @@ def estimate_mutual_information(
     elif condition.shape[1] < x.shape[1]:
         x, condition = condition, x
     n = len(x)
-    folds = folds or (5 if n < 2500 else 3 if n < 7500 else 2)
-    steps = steps or int(np.clip(600 * (n / 1000) ** 0.43, 300, 5000))
-    if not 2 <= folds <= n // 10 or steps < 20:
-        raise ValueError(f"folds is {folds} and steps {steps}; choose 2 to n / 10 folds and at least 20 steps")
+    folds = (5 if n < 2500 else 3 if n < 7500 else 2) if folds is None else folds
+    steps = int(np.clip(600 * (n / 1000) ** 0.43, 300, 5000)) if steps is None else steps
+    whole = {"seed": (seed, 0), "folds": (folds, 2), "steps": (steps, 20), "draws": (draws, 1)}
+    whole |= {"width": (width, 1), "blocks": (blocks, 1), "batch_size": (1 if batch_size is None else batch_size, 1)}
+    check_settings(integers=whole, fractions={"learning_rate": (learning_rate, np.inf), "null_share": (null_share, 1)})
+    if folds > n // 10:
+        raise ValueError(f"folds is {folds}; choose at most n / 10, which is {n // 10}")
+    batch_size = max(1, 1024 // folds) if batch_size is None else batch_size
 
     generator = torch.Generator().manual_seed(seed)
     split = CrossFit.of(x, condition, folds, discrete_y, generator, device)
     network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], width, blocks, generator).to(device)
     training = train(
-        network, split.base, split.x, split.y, split.training_rows, steps=steps, batch_size=batch_size or 1024 // folds,
+        network, split.base, split.x, split.y, split.training_rows, steps=steps, batch_size=batch_size,
         learning_rate=learning_rate, null_share=null_share, generator=generator,
     )  # fmt: skip
     base, scored = split.base_forms(draws, seed), {}

@@ -39,7 +39,16 @@ def train(
 ) -> Iterator[ResidualNetwork]:
     """Yields the averaged network after every step (one object, updated in place).
 
-    x: (folds, n, d) and y: (folds, n, d_y), the pairs in each fold's coordinates; rows: (folds, m) the rows it may see.
+    network: trained in place, one a fold
+    base: what the network adds to
+    x, y: (folds, n, d) and (folds, n, d_y), the pairs in each fold's coordinates
+    rows: (folds, m) the rows a fold may see
+    steps, batch_size: how long, and draws per step and fold
+    learning_rate: at its highest, after `warm_up` steps
+    null_share: share of draws that train the null branch
+    generator: of the draws
+    weight_decay: of AdamW
+    average: decay of the exponential moving average
     """
     averaged = copy.deepcopy(network).requires_grad_(False)
     weights, means = list(network.parameters()), list(averaged.parameters())

@@ -1,4 +1,7 @@
-"""The learned estimator against closed forms, against the generic estimators, and against bad input."""
+"""Mutual information of arrays against closed forms, against the generic estimators, and against bad input."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,16 +9,16 @@ import torch
 from scipy.stats import norm, spearmanr
 from sklearn.preprocessing import QuantileTransformer
 
-from rfmi import estimate_mutual_information
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
-from rfmi.estimators import monte_carlo_forms
+from lab.oracles.tasks.families import student_task
+from rfmi import estimate_mutual_information
 from rfmi.arrays.checks import check_device
 from rfmi.arrays.coordinates import CanonicalCoordinates, NormalScores, Whitening, shrink_correlations
 from rfmi.arrays.field import FittedField
 from rfmi.arrays.gaussian_base import GaussianBase
 from rfmi.arrays.network import ResidualNetwork
 from rfmi.arrays.training import train
-from lab.oracles.tasks.families import student_task
+from rfmi.estimators import monte_carlo_forms
 
 RHO = [0.8, 0.4]
 
@@ -123,13 +126,13 @@ def test_a_column_that_repeats_others_is_dropped():
 
 @pytest.mark.parametrize(("n", "dim"), [(1000, 40), (2000, 40)])
 def test_shrinkage_finds_the_signal_among_noise(n, dim):
-    generator, found = np.random.default_rng(0), []
+    generator, correlations = np.random.default_rng(0), []
     for _ in range(5):
         x, y = generator.standard_normal((n, dim)), generator.standard_normal((n, dim))
         y[:, 0] = 0.8 * x[:, 0] + 0.6 * y[:, 0]
-        found.append(CanonicalCoordinates.fit(x, y).correlations[:2])
-    assert np.mean(found, 0)[0] == pytest.approx(0.8, abs=0.02)
-    assert np.median(found, 0)[1] == 0
+        correlations.append(CanonicalCoordinates.fit(x, y).correlations[:2])
+    assert np.mean(correlations, 0)[0] == pytest.approx(0.8, abs=0.02)
+    assert np.median(correlations, 0)[1] == 0
     assert (shrink_correlations(np.array([0.9]), 60, 60, 100) == 0).all()
 
 
@@ -166,14 +169,14 @@ def test_training_lowers_the_loss_and_repeats_itself():
 def test_gaussian_pair_in_unequal_dimensions():
     field, x, y = gaussian_pair(2000, 2)
     wide = np.hstack([y, np.random.default_rng(0).standard_normal((2000, 3))])
-    found = estimate(x, wide)
-    low, high = found.interval
+    result = estimate(x, wide)
+    low, high = result.interval
     assert low < field.mutual_information < high
     assert high - low < 0.2
     exact = field.pointwise(torch.from_numpy(x), torch.from_numpy(y)).numpy()
-    assert spearmanr(found.pointwise, exact).statistic > 0.98
-    assert found.pointwise.mean() == pytest.approx(found.forms["re_noising"])
-    assert found.evaluations > 0
+    assert spearmanr(result.pointwise, exact).statistic > 0.98
+    assert result.pointwise.mean() == pytest.approx(result.forms["re_noising"])
+    assert result.evaluations > 0
 
 
 def test_information_does_not_depend_on_monotone_maps():
@@ -199,24 +202,24 @@ def test_normal_scores_are_those_of_the_library_where_units_are_large():
     library = QuantileTransformer(n_quantiles=300, output_distribution="normal", subsample=None).fit(seen)
     limit = norm.ppf(1 - 0.5 / 300)
     both = NormalScores.fit(seen)(others), library.transform(others)
-    ours, theirs = (np.clip(found, -limit, limit) for found in both)
+    ours, theirs = (np.clip(scores, -limit, limit) for scores in both)
     np.testing.assert_array_equal(ours, theirs)
 
 
 def test_independence_is_zero_within_the_interval():
     generator = np.random.default_rng(0)
-    found = estimate(generator.standard_normal((800, 2)), generator.standard_t(3, (800, 2)))
-    low, high = found.interval
+    result = estimate(generator.standard_normal((800, 2)), generator.standard_t(3, (800, 2)))
+    low, high = result.interval
     assert low <= 0 <= high
 
 
 def test_dependence_that_no_correlation_shows():
     task = student_task(2, 2, dof=1)
-    found = estimate(*task.sample(3000, 5))
-    low, high = found.interval
-    assert found.network_used
+    result = estimate(*task.sample(3000, 5))
+    low, high = result.interval
+    assert result.network_used
     assert low < task.mutual_information < high
-    assert abs(found.value - task.mutual_information) < 0.25 * task.mutual_information
+    assert abs(result.value - task.mutual_information) < 0.25 * task.mutual_information
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -225,12 +228,12 @@ def test_labels(shared):
     field = GaussianMixtureField(torch.tensor([[-2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), covariance)
     x, label = field.sample(1500, torch.Generator().manual_seed(0))
     names = np.array(["left", "middle", "right"])[label.numpy()]
-    found = estimate(x.numpy(), names, discrete_y=True)
-    low, high = found.interval
+    result = estimate(x.numpy(), names, discrete_y=True)
+    low, high = result.interval
     assert low < field.mutual_information < high
-    assert found.value <= np.log(3) + 1e-3
+    assert result.value <= np.log(3) + 1e-3
     exact = field.pointwise(x, label).numpy()
-    assert np.corrcoef(found.pointwise, exact)[0, 1] > (0.95 if shared else 0.7)
+    assert np.corrcoef(result.pointwise, exact)[0, 1] > (0.95 if shared else 0.7)
 
 
 def test_same_arguments_same_numbers():
@@ -244,21 +247,44 @@ def test_same_arguments_same_numbers():
 def test_every_pair_is_scored_without_being_seen():
     """Noise that could only be remembered gives no information: a network that saw its pairs would claim some."""
     generator = np.random.default_rng(1)
-    found = estimate(generator.standard_normal((60, 4)), generator.standard_normal((60, 4)), folds=3)
-    assert found.value < 0.3
+    result = estimate(generator.standard_normal((60, 4)), generator.standard_normal((60, 4)), folds=3)
+    assert result.value < 0.3
 
 
 def test_small_n_and_many_dimensions_are_said():
     _, x, y = gaussian_pair(60, 5)
-    found = estimate(x, np.hstack([y, np.random.default_rng(0).standard_normal((60, 10))]), steps=20)
-    assert "few_samples" in found.diagnostics
+    result = estimate(x, np.hstack([y, np.random.default_rng(0).standard_normal((60, 10))]), steps=20)
+    assert "few_samples" in result.diagnostics
 
 
 def test_a_deterministic_pair_is_at_the_limit():
     x = np.random.default_rng(0).standard_normal((400, 1))
-    found = estimate(x, x + 1e-9 * np.random.default_rng(1).standard_normal((400, 1)), steps=20)
-    assert "truncation_limit" in found.diagnostics
-    assert found.value > 2
+    result = estimate(x, x + 1e-9 * np.random.default_rng(1).standard_normal((400, 1)), steps=20)
+    assert "truncation_limit" in result.diagnostics
+    assert result.value > 2
+
+
+def test_a_result_shows_itself_in_a_line():
+    _, x, y = gaussian_pair(60, 5)
+    result = estimate(x, y, steps=20)
+    low, high = result.interval
+    assert f"{result.value:.3f} nats, 95% interval {low:.3f} to {high:.3f}" in repr(result)
+    assert all(sentence in repr(result) for sentence in result.diagnostics.values()) and len(repr(result)) < 400
+
+
+# --- manners
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import rfmi", ("torch", "diffusers", "sklearn", "pandas")),
+        ("from rfmi import estimate_mutual_information", ("diffusers", "transformers", "peft", "accelerate")),
+    ],
+)
+def test_an_import_brings_only_what_it_needs(statement, absent):
+    program = f"{statement}; import sys; print(sorted(set({absent!r}) & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 # --- faults: one sentence each, before any training
@@ -320,10 +346,17 @@ def test_bad_labels_are_refused(labels, error, words):
         estimate(good()[0], labels, discrete_y=True)
 
 
-@pytest.mark.parametrize("options", [{"folds": 1}, {"folds": 30}, {"steps": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"folds": 0}, {"folds": 1}, {"folds": 2.5}, {"folds": 30}, {"steps": 3}, {"batch_size": -1}, {"seed": None},
+        {"width": 0}, {"draws": 0}, {"null_share": 2}, {"null_share": 0.0}, {"learning_rate": 0}, {"seed": True},
+    ],
+)  # fmt: skip
 def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError, match="choose"):
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} is .*; choose") as caught:
         estimate(*good(), **options)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
