@@ -15,12 +15,13 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from lab.making.autoencoder import make_autoencoder
-from lab.worlds.shapes.shipped import check_folder, write_checksums
 from lab.making.pipeline import save_pipeline
+from lab.making.schedule import Schedule, read_losses, train_network
 from lab.making.text_encoders import encode, make_text_encoder, tokenize
 from lab.making.tokenizers import make_tokenizer
-from rfmi.training import CHECKPOINT, Schedule, StepRandomness, read_losses, train
 from lab.making.transformer import WeightedPadding, draw_noise_levels, make_transformer, padded, velocity_error
+from lab.worlds.shapes.shipped import check_folder, write_checksums
+from rfmi.training import CHECKPOINT, StepRandomness
 
 
 def small_parts():
@@ -107,7 +108,7 @@ def miniature(folder, steps, stop_at=None, **changes):
         x = torch.randn(8, 3, generator=randomness.generator)
         return (module(x) - x.sum(1, keepdim=True)).square().mean()
 
-    for done, _ in train(module, loss_of, [optimizer], schedule, folder, checkpoint_seconds=0.0):
+    for done, _ in train_network(module, loss_of, [optimizer], schedule, folder, checkpoint_seconds=0.0):
         if done == stop_at:
             return None
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
@@ -133,14 +134,14 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     miniature(tmp_path, 4)
     other, schedule = torch.nn.Linear(5, 1), Schedule(steps=4, batch=8, learning_rate=0.05, warmup=3)
     with pytest.raises(ValueError, match="another network"):
-        next(train(other, lambda _: None, [], schedule, tmp_path))
+        next(train_network(other, lambda _: None, [], schedule, tmp_path))
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_checkpoint(tmp_path):
     module = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     losses = iter([1.0, float("nan")])
-    steps = train(
+    steps = train_network(
         module,
         lambda _: module.weight.sum() * 0 + next(losses),
         [optimizer],
@@ -163,7 +164,7 @@ def train_command(work, output):
     words = ["train-base", "--profile", "smoke", "--work", work, "--output", output, "--checkpoint-seconds", "0.5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "rfmi", *map(str, words)], env=environment, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "lab", *map(str, words)], env=environment, stderr=subprocess.DEVNULL
     )
 
 

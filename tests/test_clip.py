@@ -12,25 +12,18 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 from transformers import AutoProcessor, CLIPModel
 
-from rfmi.base_model import clip as module
+from lab.making import clip as module
 from lab.making.autoencoder import training_scenes
-from lab.worlds.shapes.clip import (
-    blurred_and_noised,
-    changed_prompt,
-    clip_loss,
-    clip_score,
-    image_features,
-    load_clip,
-    make_clip,
-    save_clip,
-    train_clip,
-)
+from lab.making.clip import blurred_and_noised, changed_prompt, clip_loss, make_clip, save_clip, train_clip
+from lab.making.prompt_files import validation_prompts
+from lab.making.schedule import Schedule, read_losses
 from lab.making.tokenizers import make_tokenizer
-from rfmi.training import Schedule, StepRandomness, read_losses
-from lab.worlds.shapes import parse, render
-from lab.worlds.shapes.prompt_files import validation_prompts
+from lab.worlds.shapes.clip import clip_score, image_features, load_clip
+from lab.worlds.shapes.phrases import parse
+from lab.worlds.shapes.rendering import render
 from lab.worlds.shapes.truth import verdict
 from lab.worlds.shapes.words import HELD_OUT, RELATIONS_OF
+from rfmi.training import StepRandomness
 
 TOKENIZER = make_tokenizer()
 

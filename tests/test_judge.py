@@ -11,17 +11,24 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from lab.worlds.shapes import CATEGORIES, Scene, SceneObject, change_one_atom, parse, render, sample_scenes
+from lab.worlds.shapes import prompts
 from lab.worlds.shapes.detection import detect
+from lab.worlds.shapes.grammar import change_one_atom
 from lab.worlds.shapes.judging import judge
-from lab.worlds.shapes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE
+from lab.worlds.shapes.phrases import parse
+from lab.worlds.shapes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE, Scene, SceneObject, render
+from lab.worlds.shapes.sampling import draw_scenes
 from lab.worlds.shapes.truth import holds, verdict
-from lab.worlds.shapes.words import COLORS, SHAPES, SIZES, TEXTURES
+from lab.worlds.shapes.words import CATEGORIES, COLORS, SHAPES, SIZES, TEXTURES
 
 RED_CIRCLE = SceneObject("circle", "red", "solid", "large", 16, 32)
 BLUE_SQUARE = SceneObject("square", "blue", "solid", "small", 48, 36)
 ROWS, COLUMNS = np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5, indexing="ij")
 DISK = np.hypot(COLUMNS - 32, ROWS - 32) < 11.4
+
+
+def scenes_of(category, n, seed):
+    return draw_scenes(prompts(category)[:n], 1, f"{category} val {seed}")
 
 
 def drawn(*things):
@@ -124,7 +131,7 @@ def test_every_object_is_found_at_any_place():
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_rendered_scenes_are_judged_as_they_were_drawn(category):
-    scenes = sample_scenes(category, 30, seed=11)
+    scenes = scenes_of(category, 30, 11)
     pictures = render(scenes)
     judged = judge(pictures, [scene.prompt for scene in scenes])
     held = [value for atoms in judged.atoms for value in atoms.values()]
@@ -140,7 +147,7 @@ def test_rendered_scenes_are_judged_as_they_were_drawn(category):
 
 
 def test_blur_noise_and_half_a_pixel_change_little():
-    scenes = [scene for category in CATEGORIES for scene in sample_scenes(category, 30, seed=12)]
+    scenes = [scene for category in CATEGORIES for scene in scenes_of(category, 30, 12)]
     judged = judge(degraded(render(scenes)), [scene.prompt for scene in scenes])
     held = [value for atoms in judged.atoms for value in atoms.values()]
     assert sum(held) >= 0.98 * len(held)
@@ -184,14 +191,14 @@ def test_an_occluder_nearby_does_not_turn_one_object_into_another():
 
 
 def test_a_picture_is_judged_alone():
-    scenes = sample_scenes("complex", 70, seed=13)
+    scenes = scenes_of("complex", 70, 13)
     pictures = render(scenes)
     together = detect(pictures)
     assert together[-1] == found_in(pictures[-1]) and together[0] == found_in(pictures[0])
 
 
 def test_the_kind_of_container_does_not_matter():
-    scenes = sample_scenes("color", 3, seed=14)
+    scenes = scenes_of("color", 3, 14)
     pictures, texts = render(scenes), [scene.prompt for scene in scenes]
     arrays = [(255 * picture.permute(1, 2, 0)).round().byte().numpy() for picture in pictures]
     expected = judge(pictures, texts)

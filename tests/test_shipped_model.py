@@ -10,17 +10,12 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from lab.worlds.shapes.shipped import base_pipeline
-from lab.worlds.shapes.judging import judge
-import rfmi
-from lab.worlds.shapes.clip import clip_score, load_clip
-from lab.worlds.shapes.shipped import base_clip
-from lab.worlds.shapes.knowledge import changed_pairs, knowledge
+from lab.worlds import load_world
+from lab.worlds.shapes.shipped import base_clip, base_pipeline
 from rfmi.pipelines import PipelineField
-from lab.worlds.shapes import CATEGORIES, parse, prompts, render, sample_scenes
-from rfmi.scoring.re_noising import STREAM
-from lab.study.base_model_experiments import drawn, reconstructed
-from lab.study.shipped import loaded_pipeline
+from rfmi.sampling import sample
+
+WORLD = load_world("shapes")
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +52,39 @@ def own_call(pipeline, texts, *, padding, steps):
     )  # fmt: skip
 
 
+def drawn(field, seeds, guidance, steps):
+    """An image of every prompt of a field, each from its own seed."""
+    times, labels = field.times(steps), torch.arange(len(field.prompts))
+    return field.decode(sample(field, field.noise(seeds), labels, times=times, guidance=guidance))
+
+
+def changed_pairs(category, n):
+    """Validation prompts of a category, the same with one thing changed, and images of the first."""
+    pairs = [(text, WORLD.changed(text, 0)) for text in WORLD.prompts(category)]
+    texts, changed = zip(*[pair for pair in pairs if pair[1]][:n], strict=True)
+    return list(texts), list(changed), WORLD.references(texts, category, 1, 0)
+
+
 def test_images_of_the_study_are_the_pipelines_own(pipeline):
     texts = ["a red circle", "two blue squares"]
-    found = drawn(PipelineField(pipeline, texts), texts, [0, 1], 4.0, 3)
-    torch.testing.assert_close(found, own_call(pipeline, texts, padding=1, steps=3), rtol=1e-3, atol=1e-3)
+    images = drawn(PipelineField(pipeline, texts), [0, 1], 4.0, 3)
+    torch.testing.assert_close(images, own_call(pipeline, texts, padding=1, steps=3), rtol=1e-3, atol=1e-3)
 
 
 def test_the_default_call_draws_as_well_as_the_short_one(pipeline):
-    texts = [text for category in ("color", "texture", "shape", "numeracy") for text in prompts(category, "train")[:6]]
+    categories = ("color", "texture", "shape", "numeracy")
+    texts = [text for category in categories for text in WORLD.prompts(category, "train")[:6]]
     shares = [
-        judge(own_call(pipeline, texts, padding=padding, steps=14), texts).score.mean() for padding in (1, 256)
+        WORLD.judge(own_call(pipeline, texts, padding=padding, steps=14), texts, "").score.mean() for padding in (1, 256)
     ]
     assert min(shares) > 0.4 and abs(shares[0] - shares[1]) < 0.25
 
 
 def test_half_precision_of_the_transformer_draws_the_same_images(pipeline):
-    texts = prompts("spatial", "train")[:8]
-    exact, rounded = (
-        drawn(PipelineField(each, texts), texts, list(range(8)), 2.0, 14)
-        for each in (pipeline, loaded_pipeline(precision="bfloat16"))
-    )
+    texts = WORLD.prompts("spatial", "train")[:8]
+    half = WORLD.pipeline(dtype=torch.bfloat16)
+    exact, rounded = (drawn(PipelineField(each, texts), list(range(8)), 2.0, 14) for each in (pipeline, half))
+    assert half.vae.dtype == half.text_encoder.dtype == torch.float32
     assert (exact - rounded).abs().mean() < 0.02
 
 
@@ -86,55 +94,53 @@ def test_what_it_never_learned_is_refused(pipeline, text):
         PipelineField(pipeline, [text])
 
 
-@torch.no_grad()
-def test_a_margin_is_the_difference_of_two_flow_matching_losses(pipeline):
-    found = knowledge(pipeline, n=2, seed=5, noises=1, levels=(0.7,), categories=["color"])
-    field = PipelineField(pipeline, [*found.prompt, *found.changed])
-    x = field.encode(torch.stack([picture for *_, picture in changed_pairs("color", 2, 5)]))
-    noise = torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(STREAM + 5))
-    x_t, t = 0.7 * noise + 0.3 * x, torch.full((2,), 0.3)
-    losses = [
-        (field(x_t, t, torch.tensor(labels)) - (x - noise)).square().mean((1, 2, 3)) for labels in ([0, 1], [2, 3])
-    ]
-    torch.testing.assert_close(
-        torch.tensor(found["margin_0.7"].to_numpy()).float(), losses[1] - losses[0], rtol=1e-3, atol=1e-5
-    )
-    assert found.knows.tolist() == (losses[1] > losses[0]).tolist()
+def scenes(seed):
+    """Eight pictures of every category, and their prompts."""
+    texts = {category: WORLD.prompts(category)[:8] for category in WORLD.categories}
+    pictures = [WORLD.references(each, category, 1, seed) for category, each in texts.items()]
+    return torch.cat(pictures), [text for each in texts.values() for text in each]
 
 
 def test_latents_are_scaled_to_unit_variance(pipeline):
-    scenes = [scene for category in CATEGORIES for scene in sample_scenes(category, 8, 0)]
-    latents = PipelineField(pipeline, ["a red circle"]).encode(render(scenes))
+    latents = PipelineField(pipeline, ["a red circle"]).encode(scenes(0)[0])
     assert abs(latents.mean()) < 0.1 and latents.std() == pytest.approx(1, abs=0.1)
 
 
 def test_the_autoencoder_keeps_what_the_judge_reads(pipeline):
-    scenes = [scene for category in CATEGORIES for scene in sample_scenes(category, 8, 1)]
-    pictures = render(scenes)
-    after = reconstructed(PipelineField(pipeline, ["a red circle"]), pictures)
+    pictures, texts = scenes(1)
+    field = PipelineField(pipeline, ["a red circle"])
+    after = field.decode(field.encode(pictures))
     assert (after - pictures).abs().mean() < 0.01
-    atoms = [held for row in judge(after, [scene.prompt for scene in scenes]).atoms for held in row.values()]
+    atoms = [held for row in WORLD.judge(after, texts, "").atoms for held in row.values()]
     assert sum(atoms) / len(atoms) >= 0.97
 
 
+@torch.no_grad()
 def test_it_knows_its_world(pipeline):
-    found = knowledge(pipeline, n=8, seed=1, noises=1)
-    assert found.knows.mean() > 0.7
-
-
-def test_changed_pairs_are_of_validation_prompts_and_repeat():
-    once, again = changed_pairs("spatial", 5, 0), changed_pairs("spatial", 5, 0)
-    for (text, changed, picture), (_, _, other) in zip(once, again, strict=True):
-        assert text in prompts("spatial", "val") and parse(changed).relation != parse(text).relation
-        assert torch.equal(picture, other)
+    """On scenes, the flow-matching loss is lower under their prompts than under these with one thing changed."""
+    known = []
+    for category in WORLD.categories:
+        texts, changed, pictures = changed_pairs(category, 8)
+        field = PipelineField(pipeline, texts + changed)
+        x, labels = field.encode(pictures), torch.arange(8)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+        margin = torch.zeros(8)
+        for sigma in (0.5, 0.6, 0.7, 0.8, 0.9):
+            x_t, t = sigma * noise + (1 - sigma) * x, torch.full((8,), 1 - sigma)
+            true, other = (
+                (field(x_t, t, each) - (x - noise)).square().mean((1, 2, 3)) for each in (labels, labels + 8)
+            )
+            margin += other - true
+        known.append((margin > 0).float().mean())
+    assert torch.stack(known).mean() > 0.7
 
 
 def test_the_clip_tells_prompts_apart():
-    pairs = [pair for category in ("shape", "numeracy", "complex") for pair in changed_pairs(category, 16, 0)]
-    clip, tokenizer = load_clip(base_clip())
-    pictures = torch.stack([picture for *_, picture in pairs])
-    true, changed = (clip_score(clip, tokenizer, pictures, [pair[i] for pair in pairs]) for i in (0, 1))
-    assert (true > changed).float().mean() > 0.75
+    right = []
+    for category in ("shape", "numeracy", "complex"):
+        texts, changed, pictures = changed_pairs(category, 16)
+        right.append(WORLD.auxiliary_score(pictures, texts) > WORLD.auxiliary_score(pictures, changed))
+    assert torch.cat(right).float().mean() > 0.75
 
 
 def test_the_log_of_the_training_is_that_of_the_recipe():
