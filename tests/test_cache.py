@@ -1,23 +1,27 @@
-"""The cache of finished units: nothing repeated, nothing half-written believed, and a killed run goes on to the same
-numbers.
-"""
+"""Units of work: nothing repeated, nothing half-written believed, and a killed run goes on to the same numbers."""
 
 import importlib
 import json
+import linecache
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from lab.study import cache as cache_module
-from lab.study.cache import Cache, code_version, is_running, remove_leftovers, run_units
+import lab.study.units as units_module
+from lab import study
+from lab.paths import repository_root
+from lab.study.units import SECONDS_FILE, Meaning, Unit, code_version, seconds_of_units
+from rfmi.selection import Pruning
 
 UNITS = [{"n": 5, "seed": seed} for seed in range(4)]
 
@@ -41,28 +45,41 @@ def counted(folder: str, n: int, seed: int) -> float:
     return seed / 7
 
 
-def files(cache: Cache) -> list[Path]:
-    return sorted(cache.folder.rglob("*.json"))
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.json"))
 
 
-def test_fresh_kept_and_parallel_results_are_the_same(tmp_path):
-    here, there = Cache(tmp_path / "here"), Cache(tmp_path / "there")
-    fresh = run_units(draw, UNITS, kind="draw", cache=here)
-    assert run_units(draw, UNITS, kind="draw", cache=here) == fresh
-    assert run_units(draw, UNITS, kind="draw", cache=there, workers=2) == fresh
+def test_fresh_kept_and_parallel_results_are_the_same(tmp_path, monkeypatch):
+    fresh = study.run(draw, UNITS)
+    assert study.run(draw, UNITS) == fresh
+    monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "there"))
+    assert study.run(draw, UNITS, workers=2) == fresh
     expected = torch.randn(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     assert fresh[3]["values"] == expected.tolist()  # every digit
     assert fresh[3]["pair"] == [1, 2.5] and fresh[3]["threads"] == 1
 
 
-def test_nothing_is_computed_twice(tmp_path):
-    cache, log = Cache(tmp_path / "cache"), tmp_path / "log"
+def test_nothing_is_computed_twice(tmp_path, cache):
+    log = tmp_path / "log"
     log.mkdir()
     units = [{"folder": str(log), **unit} for unit in UNITS]
-    assert run_units(counted, units[:2] + units[:2], kind="counted", cache=cache) == [0, 1 / 7, 0, 1 / 7]
-    assert run_units(counted, units[::-1], kind="counted", cache=cache) == [3 / 7, 2 / 7, 1 / 7, 0]
+    assert study.run(counted, units[:2] + units[:2]) == [0, 1 / 7, 0, 1 / 7]
+    assert study.run(counted, units[::-1]) == [3 / 7, 2 / 7, 1 / 7, 0]
     assert [path.read_text() for path in log.iterdir()] == ["computed\n"] * 4
     assert len(files(cache)) == 4
+
+
+def test_what_resumes_by_itself_is_called_each_time_and_may_return_anything(tmp_path):
+    units = [{"folder": str(tmp_path), **unit} for unit in UNITS[:2]]
+    for _ in range(2):
+        assert study.run(counted, units, cached=False) == [0, 1 / 7]
+    assert [path.read_text() for path in sorted(tmp_path.glob("5-*"))] == ["computed\n" * 2] * 2
+    (table,) = study.run(as_set, [{"n": 3}], cached=False, workers=2)
+    assert table == {0, 1, 2}
+
+
+def as_set(n: int) -> set:
+    return set(range(n))
 
 
 @pytest.mark.parametrize(
@@ -72,35 +89,34 @@ def test_nothing_is_computed_twice(tmp_path):
         lambda text: text[: len(text) // 2],
         lambda text: text.replace('"n": 5', '"n": 6'),
         lambda text: json.dumps({**json.loads(text), "result": {"mean": 0.0}}),
-        lambda text: json.dumps({**json.loads(text), "code_version": "another"}),
+        lambda text: json.dumps({**json.loads(text), "seconds": 0.5}),
+        lambda text: json.dumps({**json.loads(text), "code": "another"}),
         lambda text: "[1, 2]",
         lambda text: "null",
     ],
-    ids=["empty", "cut short", "other parameters", "other result", "other code", "a list", "null"],
+    ids=["empty", "cut short", "other parameters", "other result", "other seconds", "other code", "a list", "null"],
 )
-def test_a_damaged_file_is_computed_again(tmp_path, damage):
-    cache = Cache(tmp_path)
-    expected = run_units(draw, UNITS[:1], kind="draw", cache=cache)
+def test_a_damaged_file_is_computed_again(cache, damage):
+    expected = study.run(draw, UNITS[:1])
     (path,) = files(cache)
-    whole = path.read_text()
-    path.write_text(damage(whole))
-    assert cache.read("draw", UNITS[0]) == (False, None)
-    assert run_units(draw, UNITS[:1], kind="draw", cache=cache) == expected
-    assert path.read_text() == whole
+    whole = json.loads(path.read_text())
+    path.write_text(damage(path.read_text()))
+    assert Unit("draw", UNITS[0], whole["code"]).read() is None
+    assert study.run(draw, UNITS[:1]) == expected
+    assert json.loads(path.read_text())["result"] == whole["result"]
 
 
-def test_the_key_holds_kind_parameters_seed_and_code(tmp_path):
-    cache = Cache(tmp_path, code_version="1")
-    paths = {
-        cache.path("draw", {"n": 5, "seed": 0}),
-        cache.path("other", {"n": 5, "seed": 0}),
-        cache.path("draw", {"n": 6, "seed": 0}),
-        cache.path("draw", {"n": 5, "seed": 1}),
-        Cache(tmp_path, code_version="2").path("draw", {"n": 5, "seed": 0}),
+def test_the_key_holds_kind_parameters_seed_and_code(cache):
+    keys = {
+        Unit("draw", {"n": 5, "seed": 0}, "1").key,
+        Unit("other", {"n": 5, "seed": 0}, "1").key,
+        Unit("draw", {"n": 6, "seed": 0}, "1").key,
+        Unit("draw", {"n": 5, "seed": 1}, "1").key,
+        Unit("draw", {"n": 5, "seed": 0}, "2").key,
     }
-    assert len(paths) == 5
-    assert cache.path("draw", {"seed": 0, "n": 5}) in paths  # the order does not matter
-    cache.write("draw", {"n": 5, "seed": 0}, 1.0)
+    assert len(keys) == 5
+    assert Unit("draw", {"seed": 0, "n": 5}, "1").key in keys  # the order does not matter
+    Unit("draw", {"n": 5, "seed": 0}, "1").write(1.0)
     assert json.loads(files(cache)[0].read_text())["parameters"] == {"n": 5, "seed": 0}
 
 
@@ -108,66 +124,204 @@ def test_code_version_follows_the_source(tmp_path, monkeypatch):
     module = tmp_path / "some_study_module.py"
     monkeypatch.syspath_prepend(tmp_path)
     module.write_text("A = 1\n")
-    first = code_version("some_study_module", cache_module)
-    assert first == code_version("some_study_module", cache_module) != code_version(cache_module)
+    first = code_version("some_study_module", units_module)
+    assert first == code_version("some_study_module", units_module) != code_version(units_module)
+    module.write_text('"""What A is."""\n\nA = 1  # one\n')
+    assert code_version("some_study_module", units_module) == first
     module.write_text("A = 2\n")
-    assert code_version("some_study_module", cache_module) != first
+    assert code_version("some_study_module", units_module) != first
+
+
+def test_code_version_knows_worlds_and_other_files(tmp_path, monkeypatch):
+    class World:
+        name, sources = "here", ("lab.paths", "data/weights.json")
+
+    monkeypatch.setattr(units_module, "repository_root", lambda: tmp_path)
+    weights = tmp_path / "data" / "weights.json"
+    weights.parent.mkdir()
+    weights.write_text("1")
+    first = code_version(World())
+    assert code_version(World()) == first != code_version("lab.paths")
+    weights.write_text("2")
+    assert code_version(World()) != first
+
+
+CELL = '''
+import numpy as np
+import rfmi
+from lab import study
+from functools import cache
+
+
+SCALE = 2.0
+TABLE = {"a": [1, 2]}
+unrelated = 3
+
+@cache
+def helper(n):
+    """What it does."""
+    return n * SCALE
+
+def unit(n, seed=0):
+    inner = lambda k: k + TABLE["a"][0]
+    return inner(helper(n)) + np.pi
+'''
+
+
+def meaning_of(source: str, name: str = "unit") -> str:
+    """The code version of a function of a notebook's cell."""
+    source = dedent(source)
+    file = f"<cell {hash(source)}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    space = {"__name__": "__main__"}
+    exec(compile(source, file, "exec"), space)
+    return Meaning(space[name], (), strict=True).version()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("return n * SCALE", "return n * SCALE  # scaled", True),
+        ('"""What it does."""', '"""What it does, in other words."""', True),
+        ("def unit(n, seed=0):", "def unit(\n    n,\n    seed=0,\n):", True),
+        ("unrelated = 3", "unrelated = 4", True),
+        ("return inner(helper(n)) + np.pi", "return inner(helper(n)) - np.pi", False),
+        ("return n * SCALE", "return n / SCALE", False),
+        ("SCALE = 2.0", "SCALE = 2.5", False),
+        ("[1, 2]", "[1, 3]", False),
+        ("seed=0", "seed=1", False),
+        ("k + TABLE", "k - TABLE", False),
+        ("SCALE = 2.0", "SCALE = np.float64(2.0)", True),
+    ],
+)
+def test_the_key_of_a_notebook_function_follows_what_it_is_computed_by(old, new, same):
+    assert old in CELL
+    assert (meaning_of(CELL.replace(old, new)) == meaning_of(CELL)) == same
+
+
+def test_functions_that_are_named_bring_their_modules():
+    source = """
+        import rfmi
+        from lab import study
+        from rfmi.selection import Pruning
+
+        def unit(n):
+            return rfmi.score, study.spread, Pruning
+    """
+    file = "<cell of modules>"
+    linecache.cache[file] = (0, None, dedent(source).splitlines(keepends=True), file)
+    space = {"__name__": "__main__"}
+    exec(compile(dedent(source), file, "exec"), space)
+    modules = {*Meaning(space["unit"], ("lab.paths",), strict=True).modules}
+    assert {"lab.paths", "lab.study.models", Pruning.__module__} < modules
+    assert any(name.startswith("rfmi.scoring") for name in modules)
+
+
+def test_a_default_closure_and_partial_are_part_of_the_meaning():
+    def made(scale):
+        def unit(n):
+            return n * scale
+
+        unit.__module__ = "__main__"
+        return unit
+
+    versions = [Meaning(made(scale), (), strict=True).version() for scale in (1.0, 1.0, 2.0)]
+    assert versions[0] == versions[1] != versions[2]
+    versions = [Meaning(partial(made(1.0), n), (), strict=True).version() for n in (1, 1, 2)]
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_what_no_key_can_hold_is_refused():
+    with pytest.raises(TypeError, match="SCALE is a object, which the key of a unit cannot hold; make it a parameter"):
+        meaning_of(CELL.replace("SCALE = 2.0", "SCALE = object()").replace("n * SCALE", "SCALE"))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_names_its_unit_and_keeps_what_is_finished(tmp_path, workers):
-    cache = Cache(tmp_path)
-
-    def fails_late(n: int, seed: int) -> int:
-        if seed == 2:
-            raise ArithmeticError("no mean here")
-        return seed
-
+def test_an_error_names_its_unit_and_keeps_what_is_finished(cache, workers):
     with pytest.raises(ArithmeticError, match="no mean here") as raised:
-        run_units(fails_late, UNITS, kind="late", cache=cache, workers=workers)
-    assert '"seed":2' in raised.value.__notes__[0]
-    assert cache.read("late", UNITS[0]) == (True, 0) and cache.read("late", UNITS[2]) == (False, None)
+        study.run(fails_late, UNITS, workers=workers)
+    assert "fails_late(n=5, seed=2)" in raised.value.__notes__[0]
+    assert json.loads(next((cache / "fails_late").iterdir()).read_text())["parameters"]["seed"] < 2
+
+
+def fails_late(n: int, seed: int) -> int:
+    if seed == 2:
+        raise ArithmeticError("no mean here")
+    return seed
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"workers": 0}, ValueError, "at least 1, got 0"),
-        ({"kind": "../draw"}, ValueError, "use letters, digits"),
         ({"units": [{"n": object(), "seed": 1}]}, TypeError, "got object; convert it first"),
-        ({"function": lambda n, seed: {1, 2}}, TypeError, "got set; convert it first"),
+        ({"function": as_set, "units": [{"n": 1}]}, TypeError, "got set; convert it first"),
+        ({"function": lambda n, seed: n}, ValueError, "use letters, digits"),
     ],
 )
 def test_bad_input_is_refused_and_leaves_nothing(tmp_path, change, error, message):
-    arguments = {"function": draw, "units": UNITS, "kind": "draw", "workers": 1, **change}
+    arguments = {"function": draw, "units": UNITS, "workers": 1, **change}
     with pytest.raises(error, match=message):
-        run_units(cache=Cache(tmp_path), **arguments)
+        study.run(**arguments)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_ended_process_does_not_run_though_nobody_has_asked_after_it():
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert is_running(process.pid) and is_running(os.getpid())
-    process.stdin.close()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
-    assert not is_running(process.pid)
-    process.wait()
-    assert not is_running(process.pid)
+def rest(folder: str, seconds: float) -> None:
+    """A unit that takes time the first time only, as what resumes by itself does."""
+    if not Path(folder).exists():
+        time.sleep(seconds)
+        Path(folder).mkdir()
 
 
-def test_only_leftovers_of_ended_writers_are_removed(tmp_path):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for process in (ended.pid, os.getpid()):
-        (tmp_path / f"unit.json.{process}.tmp").write_text("{")
-    remove_leftovers(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f"unit.json.{os.getpid()}.tmp"]
+def test_what_units_cost_is_told_also_when_nothing_is_computed_again(tmp_path, monkeypatch):
+    units = [{"folder": str(tmp_path / name), "seconds": 0.3} for name in "ab"]
+    for name in ("first", "again"):
+        monkeypatch.setenv(SECONDS_FILE, str(tmp_path / name))
+        study.run(rest, units)
+        study.run(rest, units[:1])  # the same unit, counted once
+        study.run(rest, [{**units[0], "folder": str(tmp_path / "c")}], cached=False)
+        study.together(partial(rest, str(tmp_path / "d"), 0.3))
+    first, again = (seconds_of_units(tmp_path / name) for name in ("first", "again"))
+    assert first == again and 1.2 <= first < 2.4
+    assert seconds_of_units(tmp_path / "nobody") == 0
+
+
+def deal_out(folder: str) -> list[str]:
+    """Six units of a folder, as `rfmi.select` takes them; tells who computed each."""
+    from rfmi.runs import deal
+
+    for path in deal({i: Path(folder) / f"{i}.json" for i in range(6)}, "six"):
+        time.sleep(0.3)
+        (Path(folder) / f"{path}.json").write_text(f"{os.getpid()} {torch.get_num_threads()}")
+    return [(Path(folder) / f"{i}.json").read_text() for i in range(6)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_share_the_units_of_one_folder(tmp_path, workers):
+    told = study.together(partial(deal_out, str(tmp_path)), workers)
+    processes, threads = zip(*(text.split() for text in told), strict=True)
+    assert set(threads) == {"1"} and (workers == 2 or set(processes) == {str(os.getpid())})
+    assert workers == 1 or str(os.getpid()) not in processes
+
+
+def test_an_error_in_one_of_several_processes_ends_all(tmp_path):
+    with pytest.raises(ArithmeticError, match="no mean here"):
+        study.together(partial(fails_late, 1, 2), 2)
+
+
+def test_spread_takes_evenly_and_work_folders_follow_their_settings(cache):
+    assert study.spread(list("abcdef"), 3) == ["a", "c", "e"] and study.spread(["a"], 5) == ["a"]
+    folder = study.work_folder("selections", {"seed": 0, "steps": 8})
+    assert folder.parent == cache / "selections" and folder == study.work_folder("selections", {"steps": 8, "seed": 0})
+    assert folder != study.work_folder("selections", {"seed": 1, "steps": 8})
+    with pytest.raises(ValueError, match="use letters, digits"):
+        study.work_folder("../selections", {})
 
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from lab.study.cache import Cache, run_units
+from lab import study
 
 def walk(n, seed, log):
     import torch
@@ -179,30 +333,29 @@ def walk(n, seed, log):
 
 def units(log):
     return [{"n": 2000, "seed": seed, "log": log} for seed in range(16)]
-
-if __name__ == "__main__":
-    run_units(walk, units(sys.argv[2]), kind="walk", cache=Cache(sys.argv[1], "1"), workers=int(sys.argv[3]))
 """
+START = "import sys, walking; walking.study.run(walking.walk, walking.units(sys.argv[1]), workers=int(sys.argv[2]))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, workers):
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, cache, monkeypatch, workers):
     (tmp_path / "walking.py").write_text(SCRIPT)
     log = tmp_path / "log"
     log.mkdir()
-    cache = Cache(tmp_path / "cache", "1")
-    command = [sys.executable, str(tmp_path / "walking.py"), str(cache.folder), str(log), str(workers)]
-    paths = os.pathsep.join([str(Path(cache_module.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(tmp_path), str(repository_root()), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        command, start_new_session=True, env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", START, str(log), str(workers)],
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        stderr=subprocess.DEVNULL,
     )
     while len(files(cache)) < 3 and process.poll() is None:
         time.sleep(0.01)
-    workers_of_it = [worker.pid for worker in psutil.Process(process.pid).children(recursive=True)]
+    workers_of_it = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    while any(is_running(worker) for worker in workers_of_it):  # a write that it was in keeps it until it is done
-        time.sleep(0.01)
+    psutil.wait_procs(workers_of_it, timeout=10)  # a write that one was in keeps it until it is done
 
     finished = files(cache)
     assert 3 <= len(finished) < 16
@@ -214,10 +367,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, monkeypatch, workers
     monkeypatch.delitem(sys.modules, "walking", raising=False)
     walking = importlib.import_module("walking")
     units = walking.units(str(log))
-    resumed = run_units(walking.walk, units, kind="walk", cache=cache, workers=1)
+    resumed = study.run(walking.walk, units)
     assert {path: path.stat().st_mtime_ns for path in finished} == before
     computed = {path.name: path.read_text().count("\n") for path in log.iterdir()}
     done = {json.loads(path.read_text())["parameters"]["seed"] for path in finished}
     assert all(computed[str(seed)] == started.get(str(seed), 0) + (seed not in done) for seed in range(16))
-    assert not list(cache.folder.rglob("*.tmp"))
-    assert resumed == run_units(walking.walk, units, kind="walk", cache=Cache(tmp_path / "undisturbed", "1"))
+    assert not list(cache.rglob("*.tmp"))
+    monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "undisturbed"))
+    assert resumed == study.run(walking.walk, units)

@@ -106,7 +106,7 @@ def test_points_stand_at_their_values_with_their_intervals(table, horizontal):
         line, _, (bars,) = container
         values, places = (line.get_xdata(), line.get_ydata()) if horizontal else (line.get_ydata(), line.get_xdata())
         assert values.tolist() == [[0.1, 0.3], [0.2, 0.4]][k]
-        assert places.round().tolist() == [0, 1]  # beside each other, in the place of the category
+        assert [round(place) for place in places] == [0, 1]  # beside each other, in the place of the category
         ends = [bar[:, 0 if horizontal else 1] for bar in bars.get_segments()]
         assert np.allclose(ends, table[table.series == ["one", "two"][k]][["low", "high"]])
     labels = axes.get_yticklabels() if horizontal else axes.get_xticklabels()

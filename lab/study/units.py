@@ -33,7 +33,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -186,11 +186,12 @@ def check_workers(workers: int) -> None:
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of work and its file in the cache."""
+    """One unit of work and its file in the cache; the folder goes along to other processes."""
 
     kind: str
     parameters: dict
     code: str = ""
+    folder: Path = field(default_factory=cache_folder)
 
     @property
     def key(self) -> str:
@@ -200,7 +201,7 @@ class Unit:
     @property
     def path(self) -> Path:
         """The unit's file."""
-        return cache_folder() / check_kind(self.kind) / f"{self.key}.json"
+        return self.folder / check_kind(self.kind) / f"{self.key}.json"
 
     def read(self) -> dict[str, Any] | None:
         """The finished unit with its `result` and `seconds`; None where there is none that can be trusted."""
