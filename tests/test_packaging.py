@@ -16,9 +16,11 @@ from packaging.version import Version
 from lab.paths import repository_root
 
 ROOT = repository_root()
+OWN = {"rfmi", "lab", "peer_runs", "peer_tables", "slow_work"}
 CONDA_NAMES = {"pytorch": "torch"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ASKED = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+EXTRAS = PROJECT["optional-dependencies"]
+ASKED = [*PROJECT["dependencies"], *EXTRAS["study"], *EXTRAS["test"]]
 RANGES = {canonicalize_name(Requirement(text).name): Requirement(text).specifier for text in ASKED}
 LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 
@@ -75,20 +77,30 @@ def test_the_lock_is_closed():
     } == {}
 
 
-def test_every_import_is_asked_for():
-    """A package that comes in only with another may leave with it."""
+@pytest.mark.parametrize(
+    ("folder", "asked"),
+    [("rfmi", PROJECT["dependencies"]), ("lab", [*PROJECT["dependencies"], *EXTRAS["study"]]), ("tests", ASKED)],
+)
+def test_every_import_is_asked_for(folder, asked):
+    """A package that comes in only with another may leave with it; rfmi alone needs nothing of the study's."""
     owners = metadata.packages_distributions()
-    files = [*(ROOT / "rfmi").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    known = {canonicalize_name(Requirement(text).name) for text in asked}
+    files = [path for path in (ROOT / folder).rglob("*.py") if "benchmarks" not in path.parts]
     missing = set()
     for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            for top in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"rfmi"}:
-                if not {canonicalize_name(owner) for owner in owners.get(top, [])} & set(RANGES):
+            for top in {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - OWN:
+                if not {canonicalize_name(owner) for owner in owners.get(top, [])} & known:
                     missing.add(f"{path.relative_to(ROOT)}: {top}")
     assert missing == set()
 
 
 def test_the_version_is_stated_once():
     assert metadata.version(PROJECT["name"]) == PROJECT["version"]
+
+
+def test_the_wheel_is_rfmi_alone():
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert found["include"] == ["rfmi*"]
