@@ -3,7 +3,6 @@
 import ast
 import io
 import tokenize
-from pathlib import Path
 
 import pytest
 
@@ -67,19 +66,23 @@ def test_no_import_runs_in_a_circle():
 
 
 def test_neither_the_instrument_nor_the_study_knows_a_world():
-    worlds = [name.split(".")[2] for name in FILES if inside(name, "lab.worlds") and FILES[name].name == "__init__.py"
-              and name.count(".") == 2]  # fmt: skip
-    knowing = [
+    worlds = {path.parent.name for path in FILES.values() if path.name == "__init__.py"} & {
+        name.removeprefix("lab.worlds.") for name in FILES
+    }
+    strangers = [name for name in FILES if inside(name, "rfmi") or inside(name, "lab.study")]
+    said = [
         (name, node.value)
-        for name, tree in TREES.items()
-        if inside(name, "rfmi") or inside(name, "lab.study")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant) and node.value in worlds
+        for name in strangers
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in worlds
     ]
-    assert "shapes" in worlds and knowing == []
-    imported = [(name, other) for name in FILES if inside(name, "lab.study") for other in IMPORTS[name]
-                if any(inside(other, f"lab.worlds.{world}") for world in worlds)]  # fmt: skip
-    assert imported == []
+    imported = [
+        (name, other)
+        for name in strangers
+        for other in IMPORTS[name]
+        if any(inside(other, f"lab.worlds.{world}") for world in worlds)
+    ]
+    assert "shapes" in worlds and said == imported == []
 
 
 def lines_of_code(text: str) -> int:
@@ -97,8 +100,8 @@ def lines_of_code(text: str) -> int:
 
 
 def test_lines_of_code_are_counted_as_said():
-    text = '"""Said."""\nimport a\n\n# why\ndef f(x):\n    """Said."""\n    if x:\n        raise E(\n            1\n        )\n    return x\n'
-    assert lines_of_code(text) == 3
+    begin = '"""Said."""\nimport a\n\n# why\ndef f(x):\n    """Said."""\n'
+    assert lines_of_code(begin + "    if x:\n        raise E(\n            1\n        )\n    return x\n") == 3
 
 
 @pytest.mark.parametrize(("part", "limit"), [("rfmi", 4500), ("lab", 5500), ("lab.study", 1300)])

@@ -126,7 +126,6 @@ def test_every_object_is_found_at_any_place():
     for thing, detection in zip(things, detect(render([Scene((thing,), "") for thing in things])), strict=True):
         (found,) = detection.objects
         assert words([found]) == words([thing]) and (found.x, found.y) == (thing.x, thing.y)
-        assert found.agreement > 0.95 and detection.unexplained == 0
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -197,12 +196,11 @@ def test_a_picture_is_judged_alone():
     assert together[-1] == found_in(pictures[-1]) and together[0] == found_in(pictures[0])
 
 
-def test_the_kind_of_container_does_not_matter():
+def test_neither_double_precision_nor_eight_bits_matter():
     scenes = scenes_of("color", 3, 14)
     pictures, texts = render(scenes), [scene.prompt for scene in scenes]
-    arrays = [(255 * picture.permute(1, 2, 0)).round().byte().numpy() for picture in pictures]
     expected = judge(pictures, texts)
-    for images in (arrays, np.stack(arrays), [Image.fromarray(array) for array in arrays], pictures.double()):
+    for images in (pictures.double(), (255 * pictures).round() / 255, pictures + 0.002):
         assert judge(images, texts).atoms.tolist() == expected.atoms.tolist()
     assert judge(pictures[:0], []).columns.tolist() == expected.columns.tolist()
 
@@ -227,8 +225,6 @@ def test_the_kind_of_container_does_not_matter():
 def test_junk_is_no_object(name, picture):
     detection = found_in(picture)
     assert detection.objects == () and detection.overlaps == ()
-    if name not in ("ground", "gray", "pink"):  # the last two read as paints that cover half of a pixel, or less
-        assert detection.unexplained > 0.03
 
 
 @pytest.mark.parametrize(
@@ -282,7 +278,6 @@ def test_leftovers_do_not_disturb_the_others():
     picture[..., 56:62, 4:14] = torch.tensor(BRIGHT["red"])[:, None, None]
     detection = found_in(picture)
     assert words(detection.objects) == words([RED_CIRCLE, BLUE_SQUARE])
-    assert detection.unexplained == pytest.approx(60 / SIDE**2, rel=0.2)
 
 
 def test_a_pattern_of_another_world_is_no_texture():
@@ -303,10 +298,8 @@ def test_a_pattern_of_another_world_is_no_texture():
         (2 * torch.ones(1, 3, 64, 64), ["a circle"], "reach from 2 to 2"),
         (-torch.ones(1, 3, 64, 64), ["a circle"], "reach from -1 to -1"),
         (torch.full((1, 3, 64, 64), float("nan")), ["a circle"], "no number"),
-        ([Image.new("RGB", (32, 32))], ["a circle"], r"shape \(32, 32, 3\)"),
-        ([Image.new("L", (64, 64))], ["a circle"], r"shape \(64, 64\)"),
-        (Image.new("RGB", (64, 64)), ["a circle"], "one Image"),
-        (np.zeros((1, 64, 64, 3)), ["a circle"], "float64"),
+        ([Image.new("RGB", (64, 64))], ["a circle"], "are a list"),
+        (np.zeros((1, 3, 64, 64)), ["a circle"], "are a ndarray"),
         (torch.zeros(2, 3, 64, 64), ["a circle"], "2 pictures and 1 prompts"),
         (torch.zeros(1, 3, 64, 64), "a circle", "one string"),
         (torch.zeros(1, 3, 64, 64), ["a pink circle"], "does not know the word 'pink'"),

@@ -1,4 +1,4 @@
-"""A world is a module: the small one answers as its own parts do, one in a file is as good, and wrong answers are named."""
+"""A world is a module: the small one answers as its parts do, one in a file is as good, wrong answers are named."""
 
 import pickle
 import subprocess
@@ -137,7 +137,7 @@ def test_the_small_world_loads_without_a_word():
         ("lab.worlds.moon", "no world 'moon'"),
         ("no_such_package.moon", "no world 'no_such_package.moon'"),
         ("nowhere/moon.py", "no world in .*nowhere/moon.py"),
-        ("json.tool", "lacks name, categories, prompts, judge, changed, features, references, auxiliary_score, pipeline"),
+        ("json.tool", "lacks name, categories, prompts, judge, changed, features, references, auxiliary_score, pip"),
     ],
 )
 def test_a_world_that_is_not_there_is_named_in_one_sentence(name, message):
@@ -166,7 +166,7 @@ def test_the_faults_of_a_world_stay_its_own(own):
         ('"score": light.double().numpy(),', "", "judge", "no column score"),
         ('"aligned": right, "score"', '"quality"', "judge", "no column aligned and no score"),
         ('"light": light.tolist()})', '"light": 0}).head(1)', "judge", "1 rows for 2 images"),
-        ('"score": light.double().numpy()', '"score": [1, float("nan")]', "judge", "no finite score in row 1 of 'only'"),
+        ('"score": light.double().numpy()', '"score": [1, float("nan")]', "judge", "no finite score in row 1"),
         ('"aligned": right', '"aligned": [1, 0]', "judge", "a column aligned of int64"),
         ('"aligned": right', '"aligned": [True, None]', "judge", "a column aligned of object"),
         ("return images.flatten(1)", "return images", "features", r"shape \(2, 3, 4, 4\)"),
@@ -199,4 +199,5 @@ def test_another_category_or_split_is_refused(own):
 
 
 def test_no_images_are_judged_to_no_rows():
-    assert SHAPES.judge(torch.zeros(0, 3, 64, 64), [], "color").columns.tolist() == ["aligned", "score", "atoms", "group"]
+    judged = SHAPES.judge(torch.zeros(0, 3, 64, 64), [], "color")
+    assert len(judged) == 0 and judged.columns.tolist() == ["aligned", "score", "atoms", "group"]

@@ -34,9 +34,7 @@ def make_autoencoder(channels: tuple[int, ...] = (16, 32, 64, 96)) -> Autoencode
     )
 
 
-def training_scenes(
-    n: int, randomness: StepRandomness, categories: tuple[str, ...] = CATEGORIES
-) -> list[Scene]:
+def training_scenes(n: int, randomness: StepRandomness, categories: tuple[str, ...] = CATEGORIES) -> list[Scene]:
     """Scenes of training prompts, the entries of `categories` with equal chance."""
     random = randomness.random
     return [draw_scene(draw_training_prompt(random.choice(categories), random), random) for _ in range(n)]

@@ -54,17 +54,9 @@ def make_examples(
 
 
 def flow_loss(
-    transformer: SD3Transformer2DModel,
-    examples: Examples,
-    batch: int,
-    *,
-    precision: torch.dtype = torch.float32,
-    compiled: bool = False,
+    transformer: SD3Transformer2DModel, examples: Examples, batch: int, *, compiled: bool = False
 ) -> Callable[[StepRandomness], Tensor]:
-    """The loss of one step, as `train` asks for it; one prompt in ten is replaced by the empty one.
-
-    precision: of the matrix products. bfloat16 pays on a GPU; without matrix units for it, float32 is faster.
-    """
+    """The loss of one step, as `train_network` asks for it; one prompt in ten is replaced by the empty one."""
     transformer.set_attn_processor(WeightedPadding())
     device = transformer.device
     error = torch.compile(velocity_error) if compiled else velocity_error
@@ -79,7 +71,6 @@ def flow_loss(
         sigma = draw_noise_levels(batch, generator)
         padding = torch.tensor(TRAINED_PADDING)[torch.randint(len(TRAINED_PADDING), (batch,), generator=generator)]
         moved = [part.to(device).float() for part in (x, noise, sigma, embeddings, pooled, padding)]
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            return error(transformer, *moved).mean()
+        return error(transformer, *moved).mean()
 
     return loss_of

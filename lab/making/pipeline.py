@@ -26,23 +26,13 @@ def make_silent_t5(width: int) -> tuple[T5EncoderModel, T5TokenizerFast]:
     says in `short_padding` how few of these rows the transformer was trained to need.
     """
     tokenizer = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)], extra_ids=0)
+    small = {"d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 1}
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, short_padding=min(TRAINED_PADDING), **small)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        encoder = T5EncoderModel(_silent_config(len(tokenizer), width))
+        encoder = T5EncoderModel(config)
     torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
     return encoder.eval(), tokenizer
-
-
-def _silent_config(vocabulary: int, width: int) -> T5Config:
-    return T5Config(
-        vocab_size=vocabulary,
-        d_model=width,
-        d_kv=8,
-        d_ff=8,
-        num_layers=1,
-        num_heads=1,
-        short_padding=min(TRAINED_PADDING),
-    )
 
 
 def save_pipeline(

@@ -11,7 +11,7 @@ from lab.worlds.shapes.words import CATEGORIES
 @dataclass(frozen=True)
 class Recipe:
     """Sizes and schedules of every stage; `shards` of latents (4,096 scenes each); `categories`: of the flow's scenes,
-    one named twice comes twice as often; `precision` and `compiled`: of the flow's arithmetic.
+    one named twice comes twice as often; `compiled`: whether the flow's loss is.
     """
 
     autoencoder: Schedule
@@ -24,7 +24,6 @@ class Recipe:
     categories: tuple[str, ...] = CATEGORIES
     layers: int = 8
     heads: int = 4
-    precision: str = "float32"
     compiled: bool = False
 
 
@@ -47,36 +46,21 @@ RECIPES = {
         flow=Schedule(steps=5200, batch=256, learning_rate=2e-3, warmup=200, decay=0.25, averaging=0.998),
         compiled=True,
     ),
-    "gpu": Recipe(
-        autoencoder=Schedule(steps=20_000, batch=64, learning_rate=1e-3, decay=0.6),
-        text=Schedule(steps=4000, batch=256, learning_rate=1e-3, decay=0.7),
-        clip=Schedule(steps=2500, batch=512, learning_rate=1e-3, decay=0.8),
-        flow=Schedule(steps=100_000, batch=1024, learning_rate=1e-3, warmup=500, averaging=0.9995),
-        shards=250,
-        precision="bfloat16",
-        compiled=True,
-    ),
 }
 
 # Further runs on two cores, each from the last one's folder on (`--start`): new scenes, more of what is learned last.
-RECIPES["cpu_longer"] = replace(
-    RECIPES["cpu"],
-    flow=replace(RECIPES["cpu"].flow, steps=4800, decay=0.4, seed=1),
-    categories=(*CATEGORIES, "3d_spatial", "3d_spatial", "texture", "numeracy"),
-)
-RECIPES["cpu_overlaps"] = replace(
-    RECIPES["cpu"],
-    flow=replace(RECIPES["cpu"].flow, steps=3200, decay=0.5, seed=2),
-    categories=(*CATEGORIES, *["3d_spatial"] * 5, "complex", "texture"),
-)
-RECIPES["cpu_overlaps_longer"] = replace(
-    RECIPES["cpu"],
-    flow=replace(RECIPES["cpu"].flow, steps=3000, decay=0.5, seed=3),
-    categories=(*CATEGORIES, *["3d_spatial"] * 6, "complex", "complex", "texture"),
-)
-RECIPES["cpu_coarse_overlaps"] = replace(
-    RECIPES["cpu"],
-    flow=replace(RECIPES["cpu"].flow, steps=2000, decay=0.6, seed=4),
-    shards=24,
-    categories=(*CATEGORIES, *["3d_spatial"] * 5, "complex", "texture"),
-)
+
+
+def _longer(seed: int, steps: int, decay: float, more: tuple[str, ...], **changes: int) -> Recipe:
+    cpu = RECIPES["cpu"]
+    flow = replace(cpu.flow, steps=steps, decay=decay, seed=seed)
+    return replace(cpu, flow=flow, categories=(*CATEGORIES, *more), **changes)
+
+
+DEPTH = "3d_spatial"
+RECIPES |= {
+    "cpu_longer": _longer(1, 4800, 0.4, (DEPTH, DEPTH, "texture", "numeracy")),
+    "cpu_overlaps": _longer(2, 3200, 0.5, (*[DEPTH] * 5, "complex", "texture")),
+    "cpu_overlaps_longer": _longer(3, 3000, 0.5, (*[DEPTH] * 6, "complex", "complex", "texture")),
+    "cpu_coarse_overlaps": _longer(4, 2000, 0.6, (*[DEPTH] * 5, "complex", "texture"), shards=24),
+}

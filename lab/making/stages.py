@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
-from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
@@ -25,7 +24,7 @@ from lab.making.flow import flow_loss, make_examples, make_optimizers
 from lab.making.latents import read_latents, write_latents
 from lab.making.pipeline import read_parts, save_pipeline
 from lab.making.recipe import Recipe
-from lab.making.schedule import Schedule, read_losses, train_network
+from lab.making.schedule import read_losses, train_network
 from lab.making.text_encoders import Reader, make_text_encoder, reading_loss, tokenize
 from lab.making.tokenizers import make_tokenizer
 from lab.making.transformer import make_transformer
@@ -36,9 +35,9 @@ from rfmi.runs import versions, write_atomically
 SHIFT = 3.0  # of the sampler's noise levels, Stable Diffusion 3's own
 
 
-def followed(steps: Iterator[tuple[int, float]], schedule: Schedule, name: str) -> None:
-    """Run a training to its end behind a progress bar."""
-    with tqdm(total=schedule.steps, desc=name, mininterval=5.0) as bar:
+def followed(steps: Iterator[tuple[int, float]], n: int, name: str) -> None:
+    """Run a training of `n` steps to its end behind a progress bar."""
+    with tqdm(total=n, desc=name, mininterval=5.0) as bar:
         for done, loss in steps:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             bar.update(done - bar.n)
@@ -51,10 +50,8 @@ def trained_autoencoder(recipe: Recipe, folder: Path, device: str, seconds: floa
     model = make_autoencoder(recipe.autoencoder_channels).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     loss_of = partial(autoencoder_loss, model, batch=schedule.batch)
-    steps = train_network(
-        model, loss_of, [optimizer], schedule, folder / "autoencoder", checkpoint_seconds=seconds
-    )
-    followed(steps, schedule, "autoencoder")
+    steps = train_network(model, loss_of, [optimizer], schedule, folder / "autoencoder", checkpoint_seconds=seconds)
+    followed(steps, schedule.steps, "autoencoder")
     return model
 
 
@@ -70,10 +67,8 @@ def trained_text_encoders(
     reader = Reader(encoders).to(device)
     optimizer = torch.optim.AdamW(reader.parameters(), schedule.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     loss_of = partial(reading_loss, reader, tokenizer, batch=schedule.batch)
-    steps = train_network(
-        reader, loss_of, [optimizer], schedule, folder / "text_encoders", checkpoint_seconds=seconds
-    )
-    followed(steps, schedule, "text encoders")
+    steps = train_network(reader, loss_of, [optimizer], schedule, folder / "text_encoders", checkpoint_seconds=seconds)
+    followed(steps, schedule.steps, "text encoders")
     return [encoder.eval().requires_grad_(False) for encoder in encoders]
 
 
@@ -94,30 +89,18 @@ def trained_flow(
     write_latents(folder / "latents", autoencoder, tokenizer, recipe.shards, recipe.categories, schedule.seed)
     latents, tokens = read_latents(folder / "latents", recipe.shards)
     if start is None:
-        set_scaling(autoencoder, latents.float())
+        shift, deviation = latents.float().mean().item(), latents.float().std().item()
+        autoencoder.register_to_config(shift_factor=shift, scaling_factor=1 / deviation)
         torch.manual_seed(schedule.seed)
         start = make_transformer(LATENT_CHANNELS, latents.shape[-1], layers=recipe.layers, heads=recipe.heads)
     transformer = start.to(device)
-    latents = scaled(autoencoder, latents.float()).half()
+    latents = ((latents.float() - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor).half()
     examples = make_examples(latents, tokens, tokenize(tokenizer, [""])[0], encoders)
-    precision = getattr(torch, recipe.precision)
-    loss_of = flow_loss(transformer, examples, schedule.batch, precision=precision, compiled=recipe.compiled)
+    loss_of = flow_loss(transformer, examples, schedule.batch, compiled=recipe.compiled)
     optimizers = make_optimizers(transformer, schedule.learning_rate)
-    steps = train_network(
-        transformer, loss_of, optimizers, schedule, folder / "flow", checkpoint_seconds=seconds
-    )
-    followed(steps, schedule, "flow")
+    steps = train_network(transformer, loss_of, optimizers, schedule, folder / "flow", checkpoint_seconds=seconds)
+    followed(steps, schedule.steps, "flow")
     return transformer
-
-
-def set_scaling(autoencoder: AutoencoderKL, latents: Tensor) -> None:
-    """Write the shift and the factor that give `latents` mean 0 and variance 1 into the autoencoder's configuration."""
-    autoencoder.register_to_config(shift_factor=latents.mean().item(), scaling_factor=1 / latents.std().item())
-
-
-def scaled(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The latents as the flow sees them, by the autoencoder's shift and factor."""
-    return (latents - autoencoder.config.shift_factor) * autoencoder.config.scaling_factor
 
 
 def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]], earlier: dict | None = None) -> None:
@@ -136,14 +119,9 @@ def write_log(output: Path, recipe: Recipe, losses: dict[str, list[float]], earl
     write_checksums(output)
 
 
-def read_log(folder: Path) -> dict:
-    """What `write_log` wrote."""
-    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
-
-
 def train_scorer(recipe: Recipe, work: Path, output: Path, device: str = "cpu") -> None:
     """The CLIP, which the pipeline does not need: from the last checkpoint in `work` on, its folder to `output`."""
-    followed(train_clip(work / "clip", recipe.clip, device=device), recipe.clip, "CLIP")
+    followed(train_clip(work / "clip", recipe.clip, device=device), recipe.clip.steps, "CLIP")
     save_clip(*load_clip(work / "clip"), output)
     write_log(output, recipe, {"clip": read_losses(work / "clip")})
 
@@ -161,7 +139,7 @@ def train_base(
 
     start: a finished folder, whose flow is trained for one schedule more; its other parts stay as they are.
     """
-    log = read_log(start) if start else None
+    log = json.loads((start / "training.json").read_text(encoding="utf-8")) if start else None
     if start is None:
         autoencoder = trained_autoencoder(recipe, work, device, checkpoint_seconds)
         encoders = trained_text_encoders(recipe, work, device, checkpoint_seconds)

@@ -28,21 +28,19 @@ MAX_PHRASES = 3
 
 def make_text_encoder(tokenizer: CLIPTokenizer, *, layers: int, activation: str) -> CLIPTextModelWithProjection:
     """A small CLIP text encoder for the tokenizer's words."""
-    return CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            projection_dim=PROJECTION,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            hidden_act=activation,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=PROJECTION,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        hidden_act=activation,
+        max_position_embeddings=tokenizer.model_max_length,
+        **ids,
     )
+    return CLIPTextModelWithProjection(config)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -56,11 +54,9 @@ def encode(encoders: list[CLIPTextModelWithProjection], tokens: Tensor) -> tuple
     """(prompt embeddings, pooled embeddings) of tokens (n, length), as StableDiffusion3Pipeline joins them:
     (n, length, sum of widths), the layer before the last; (n, sum of projections).
     """
-    found = [encoder(tokens, output_hidden_states=True) for encoder in encoders]
-    return (
-        torch.cat([each.hidden_states[-2] for each in found], dim=-1),
-        torch.cat([each.text_embeds for each in found], dim=-1),
-    )
+    read = [encoder(tokens, output_hidden_states=True) for encoder in encoders]
+    hidden = torch.cat([each.hidden_states[-2] for each in read], dim=-1)
+    return hidden, torch.cat([each.text_embeds for each in read], dim=-1)
 
 
 class Reader(nn.Module):
@@ -87,17 +83,12 @@ def reading_loss(reader: Reader, tokenizer: CLIPTokenizer, randomness: StepRando
     end = (tokens == tokenizer.eos_token_id).int().argmax(1)
     losses = []
     for i, encoder in enumerate(reader.encoders):
-        found = encoder(tokens, output_hidden_states=True)
-        hidden = found.hidden_states[-2]
-        said = hidden[torch.arange(len(tokens)), end]
-        losses += [
-            nn.functional.binary_cross_entropy_with_logits(logits, truth)
-            for logits, truth in (
-                (reader.of_noun[i](hidden[nouns]), of_noun),
-                (reader.of_end[i](said), of_all),
-                (reader.of_pooled[i](found.text_embeds), of_all),
-            )
-        ]
+        read = encoder(tokens, output_hidden_states=True)
+        hidden = read.hidden_states[-2]
+        said = reader.of_end[i](hidden[torch.arange(len(tokens)), end])
+        noun, pooled = reader.of_noun[i](hidden[nouns]), reader.of_pooled[i](read.text_embeds)
+        pairs = ((noun, of_noun), (said, of_all), (pooled, of_all))
+        losses += [nn.functional.binary_cross_entropy_with_logits(logits, truth) for logits, truth in pairs]
     return torch.stack(losses).mean()
 
 

@@ -52,21 +52,13 @@ class WeightedPadding:
             split = tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             return split if norm is None else norm(split)
 
-        query, key, value = (
-            torch.cat(pair, dim=2)
-            for pair in (
-                (
-                    heads(attn.to_q(hidden_states), attn.norm_q),
-                    heads(attn.add_q_proj(encoder_hidden_states), attn.norm_added_q),
-                ),
-                (
-                    heads(attn.to_k(hidden_states), attn.norm_k),
-                    heads(attn.add_k_proj(encoder_hidden_states), attn.norm_added_k),
-                ),
-                (heads(attn.to_v(hidden_states)), heads(attn.add_v_proj(encoder_hidden_states))),
-            )
+        image, text = hidden_states, encoder_hidden_states
+        query = heads(attn.to_q(image), attn.norm_q), heads(attn.add_q_proj(text), attn.norm_added_q)
+        key = heads(attn.to_k(image), attn.norm_k), heads(attn.add_k_proj(text), attn.norm_added_k)
+        value = heads(attn.to_v(image)), heads(attn.add_v_proj(text))
+        joined = functional.scaled_dot_product_attention(
+            *(torch.cat(pair, dim=2) for pair in (query, key, value)), attn_mask=attention_mask.to(query[0].dtype)
         )
-        joined = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask.to(query.dtype))
         image, text = joined.transpose(1, 2).flatten(2).split(
             [hidden_states.shape[1], encoder_hidden_states.shape[1]], dim=1
         )

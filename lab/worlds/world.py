@@ -107,10 +107,10 @@ class World:
             raise ValueError(f"{self._says('judge')} {len(table)} rows for {len(images)} images; give one row an image")
         missing = [column for column in COLUMNS if column not in table]
         if missing:
-            raise ValueError(f"{self._says('judge')} no column {' and no '.join(missing)}; give {' and '.join(COLUMNS)}")
+            raise ValueError(f"{self._says('judge')} no column {' and no '.join(missing)}; give {', '.join(COLUMNS)}")
         if len(table) and not pd.api.types.is_bool_dtype(table["aligned"]):
             raise ValueError(
-                f"{self._says('judge')} a column aligned of {table['aligned'].dtype}; give true or false for every image"
+                f"{self._says('judge')} a column aligned of {table['aligned'].dtype}; give true or false an image"
             )
         scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(float, na_value=np.nan)
         if not np.isfinite(scores).all():
@@ -171,7 +171,7 @@ def _checked(address: str) -> World:
     missing = [name for name in ("name", "categories") if not hasattr(module, name)]
     missing += [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
     if missing:
-        raise ValueError(f"{address} is no world: it lacks {', '.join(missing)}; lab/worlds/world.py says what they are")
+        raise ValueError(f"{address} is no world: it lacks {', '.join(missing)}; see lab/worlds/world.py")
     if isinstance(module.categories, str) or not len(module.categories):
         raise ValueError(f"the categories of {address} are {module.categories!r}; give at least one, in a tuple")
     return World(address, module)

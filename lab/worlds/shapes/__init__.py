@@ -33,8 +33,8 @@ def prompts(category: str, split: str = "val") -> tuple[str, ...]:
 
 
 def judge(images: Tensor, prompts: Sequence[str], category: str = "") -> DataFrame:
-    """`aligned`: all atoms of the prompt hold; `score`: in T2I-CompBench's form; `atoms`: name to bool; `group`: whether
-    the prompt names a pair of attributes that no training prompt names.
+    """`aligned`: all atoms hold; `score`: in T2I-CompBench's form; `atoms`: name to bool; `group`: whether the prompt
+    names a pair of attributes that no training prompt names.
     """
     from lab.worlds.shapes.judging import judge
     from lab.worlds.shapes.phrases import parse
@@ -75,9 +75,7 @@ def auxiliary_score(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return clip_score(*shipped_clip(), images, prompts)
 
 
-def pipeline(
-    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> StableDiffusion3Pipeline:
+def pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
     """The shipped Stable Diffusion 3. dtype: of its transformer; latents, encoders and autoencoder stay float32."""
     from lab.worlds.shapes.shipped import load_pipeline
 

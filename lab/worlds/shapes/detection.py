@@ -41,9 +41,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class DetectedObject:
-    """One object; (x, y) is its centre in pixels; `color` or `texture` is "unclear" where it is none of the world's;
-    `agreement` is the intersection over union of its silhouette and its pixels, those hidden by others included.
-    """
+    """One object; (x, y) is its centre in pixels; `color` or `texture` is "unclear" where it is none of the world's."""
 
     shape: str
     color: str
@@ -51,41 +49,37 @@ class DetectedObject:
     size: str
     x: float
     y: float
-    agreement: float
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What a picture shows: `objects` from back to front, `overlaps` as pairs (behind, in front) of places in them, and
-    `unexplained`, the share of the picture that is neither ground nor part of an object.
+    """What a picture shows: `objects` from back to front, and `overlaps` as pairs (behind, in front) of places in
+    them.
     """
 
     objects: tuple[DetectedObject, ...]
     overlaps: tuple[tuple[int, int], ...]
-    unexplained: float
 
 
 @torch.no_grad()
 def detect(pictures: Tensor) -> list[Detection]:
     """The objects in pictures (n, 3, 64, 64) in [0, 1]; computed on the processor, whatever their device."""
     chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
-    return [found for chunk in chunks for found in _detect(chunk.detach().float().cpu())]
+    return [detection for chunk in chunks for detection in _detect(chunk.detach().float().cpu())]
 
 
 def _detect(pictures: Tensor) -> list[Detection]:
     paints = read_paints(pictures)
     clear, places, overlaps = _look(paints)
-    left = paints.without_hues(_explained(paints, places))
-    unclear, other_places, _ = _look(left)
-    unexplained = _unexplained(left, other_places).tolist()
+    unclear, other_places, _ = _look(paints.without_hues(_explained(paints, places)))
     results = []
-    for picture, rest in enumerate(unexplained):
+    for picture in range(len(pictures)):
         here, others = ((of.picture == picture).nonzero()[:, 0].tolist() for of in (places, other_places))
         pairs = [(i, j) for i, j in overlaps if i in here]
         order = _from_back_to_front(here, pairs)
         seats = tuple((order.index(i), order.index(j)) for i, j in pairs)
         objects = [clear[k] for k in order] + [replace(unclear[k], color=UNCLEAR) for k in others]
-        results.append(Detection(tuple(objects), seats, rest))
+        results.append(Detection(tuple(objects), seats))
     return results
 
 
@@ -95,11 +89,11 @@ def _look(paints: Paints) -> tuple[list[DetectedObject], Places, list[list[int]]
     i, j, shared = _meeting(places)
     i_over_j, j_over_i = (_errors(paints, [places.at(a)], [places.at(b)])[:, 0, 0] for a, b in ((i, j), (j, i)))
     behind, front = torch.where(i_over_j < j_over_i, j, i), torch.where(i_over_j < j_over_i, i, j)
-    kept, found = _verify(paints, places, behind, front)
+    kept = _verify(paints, places, behind, front)
     number = kept.cumsum(0) - 1
     meeting = (shared >= OVERLAP) & kept[behind] & kept[front]
     overlaps = torch.stack([number[behind], number[front]], 1)[meeting].tolist()
-    return _describe(paints, places.at(kept), found[kept]), places.at(kept), overlaps
+    return _describe(paints, places.at(kept)), places.at(kept), overlaps
 
 
 def _drawn(places: Places, what: Tensor) -> Tensor:
@@ -161,10 +155,10 @@ def _explain(paints: Paints, places: Places) -> Places:
     return places.explained_by(choice)
 
 
-def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:
-    """Which places hold objects, and how well they agree, now that a pixel counts as hidden only by such an object in
-    front (or by the border, or at an edge where two meet), and as another object's only outside the silhouette. Their
-    color, too, must be the world's.
+def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> Tensor:
+    """Which places hold objects, a mask (k,), now that a pixel counts as hidden only by such an object in front (or by
+    the border, or at an edge where two meet), and as another object's only outside the silhouette. Their color, too,
+    must be the world's.
     """
     world = silhouettes()
     i, j = _neighbors(places)
@@ -186,10 +180,10 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> tu
             for at, other, there in (beside, hiding)
         )
         hidden = hidden.maximum(outside)
-        found = agreement(places.kind, places.phase, own * (1 - taken * free), 1 - (1 - known) * hidden)
-        stay = kept & (found >= AGREEMENT)
+        agree = agreement(places.kind, places.phase, own * (1 - taken * free), 1 - (1 - known) * hidden)
+        stay = kept & (agree >= AGREEMENT)
         if bool((stay == kept).all()):
-            return kept, found
+            return kept
         kept = stay
 
 
@@ -200,7 +194,7 @@ def _seen(paints: Paints, places: Places) -> tuple[Tensor, Tensor, Tensor]:
     return own, 1 - covered + own, (label == OUTSIDE).float()
 
 
-def _describe(paints: Paints, places: Places, found: Tensor) -> list[DetectedObject]:
+def _describe(paints: Paints, places: Places) -> list[DetectedObject]:
     """The places in words. A texture is the one whose pattern differs least, in the mean square, from what is seen."""
     world = silhouettes()
     weight = world.coverage[places.kind, places.phase] * _seen(paints, places)[0]
@@ -213,13 +207,12 @@ def _describe(paints: Paints, places: Places, found: Tensor) -> list[DetectedObj
         torch.where(error <= PATTERN_ERROR, texture, len(TEXTURES)).tolist(),
         (places.left + places.phase % 2 / 2 - CENTRE).tolist(),
         (places.top + places.phase // 2 / 2 - CENTRE).tolist(),
-        found.tolist(),
         strict=True,
     )
     names = (*TEXTURES, UNCLEAR)
     return [
-        DetectedObject(KINDS[kind][0], COLORS[hue], names[texture], KINDS[kind][1], x, y, fit)
-        for kind, hue, texture, x, y, fit in rows
+        DetectedObject(KINDS[kind][0], COLORS[hue], names[texture], KINDS[kind][1], x, y)
+        for kind, hue, texture, x, y in rows
     ]
 
 
@@ -236,9 +229,3 @@ def _explained(paints: Paints, places: Places) -> Tensor:
     """Which pixels (n, 106, 106) belong to objects, or lie at their edge."""
     explained = torch.zeros_like(paints.covered)
     return explained.index_add_(0, places.picture, _drawn(places, silhouettes().grown)) > 0
-
-
-def _unexplained(paints: Paints, places: Places) -> Tensor:
-    """The share of every picture (n,) that is neither ground nor part of an object, or at its edge."""
-    rest = (paints.covered > 0.5) & (paints.label != OUTSIDE) & ~_explained(paints, places)
-    return rest.sum((1, 2)) / SIDE**2

@@ -7,7 +7,8 @@ from dataclasses import replace
 from random import Random
 
 from lab.worlds.shapes.phrases import MAX_OBJECTS, Phrase, Prompt
-from lab.worlds.shapes.words import CATEGORIES, COLORS, HELD_OUT, OPPOSITE, RELATIONS, RELATIONS_OF, SHAPES, SIZES, TEXTURES
+from lab.worlds.shapes.words import CATEGORIES, COLORS, HELD_OUT, OPPOSITE, RELATIONS, RELATIONS_OF
+from lab.worlds.shapes.words import SHAPES, SIZES, TEXTURES
 
 VALUES = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "size": SIZES}
 

@@ -55,7 +55,6 @@ class Paints:
         own = covered * (self.label[picture] == hue[:, None, None])
         return own, 1 - covered + own
 
-
     def without_hues(self, explained: Tensor) -> Paints:
         """The same pictures with ground in place of the pixels `explained` (n, 106, 106), and one hue for all else."""
         inside = self.label != OUTSIDE
@@ -226,7 +225,7 @@ def find_places(paints: Paints) -> Places:
     counts = torch.stack([(solid == hue).sum(1) for hue in range(len(COLORS))], 1)
     picture, hue = (counts >= _LEAST_PIXELS).nonzero().unbind(1)
     own, known = paints.of(picture, hue)
-    found = [torch.empty(6, 0, _EXPLANATIONS, dtype=torch.long)]
+    places = [torch.empty(6, 0, _EXPLANATIONS, dtype=torch.long)]
     while len(picture):
         gain, place = _search(own, known)
         place = torch.where(gain.isfinite(), place, place[:, :, :1])
@@ -234,12 +233,12 @@ def find_places(paints: Paints) -> Places:
         if not some.any():
             break
         picture, hue, own, known, place = picture[some], hue[some], own[some], known[some], place[:, some]
-        found.append(torch.cat([torch.stack([picture, hue])[..., None].expand(-1, -1, _EXPLANATIONS), place]))
+        places.append(torch.cat([torch.stack([picture, hue])[..., None].expand(-1, -1, _EXPLANATIONS), place]))
         kind, phase, top, left = place[:, :, 0]
         lines, columns = (start[:, None] + torch.arange(PATCH) for start in (top, left))
         each = torch.arange(len(own))[:, None, None]
         own[each, lines[:, :, None], columns[:, None]] *= _grown(silhouettes().coverage[kind, phase], 1) == 0
         rest = (own > 0.5).sum((1, 2)) >= _LEAST_PIXELS
         picture, hue, own, known = picture[rest], hue[rest], own[rest], known[rest]
-    picture, hue, *place = torch.cat(found, 1)
+    picture, hue, *place = torch.cat(places, 1)
     return Places(picture[:, 0], hue[:, 0], *place).at(picture[:, 0].argsort(stable=True))

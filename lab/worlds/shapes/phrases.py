@@ -11,17 +11,7 @@ import re
 from dataclasses import dataclass
 from textwrap import shorten
 
-from lab.worlds.shapes.words import (
-    COLORS,
-    COUNTS,
-    PLURALS,
-    RELATIONS,
-    RELATIONS_OF,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    WORDS,
-)
+from lab.worlds.shapes.words import COLORS, COUNTS, PLURALS, RELATIONS, RELATIONS_OF, SHAPES, SIZES, TEXTURES, WORDS
 
 MAX_OBJECTS = 4
 _SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
@@ -130,22 +120,22 @@ def parse(text: str) -> Prompt:
 
 
 def _parse_phrase(part: str, text: str) -> Phrase:
-    found = re.fullmatch(
+    read = re.fullmatch(
         rf"(?P<count>a|{'|'.join(COUNTS)})"
         rf"(?: (?P<size>{'|'.join(SIZES)}))?(?: (?P<texture>{'|'.join(TEXTURES)}))?(?: (?P<color>{'|'.join(COLORS)}))?"
         rf" (?P<shape>{'|'.join([*SHAPES, *_SINGULAR])})",
         part,
     )
-    count = 0 if not found else 1 if found["count"] == "a" else COUNTS.index(found["count"]) + 1
-    if not found or (found["shape"] in _SINGULAR) != (count > 1):
+    count = 0 if not read else 1 if read["count"] == "a" else COUNTS.index(read["count"]) + 1
+    if not read or (read["shape"] in _SINGULAR) != (count > 1):
         raise ValueError(
-            f"cannot read {shorten(part, 60)!r} in the prompt {shorten(text, 100)!r}; a phrase is a count, then size, texture and color as "
-            "wanted, in this order, then a shape, as in 'two small striped red circles'"
+            f"cannot read {shorten(part, 60)!r} in the prompt {shorten(text, 100)!r}; a phrase is a count, then size, "
+            "texture and color as wanted, in this order, then a shape, as in 'two small striped red circles'"
         )
     return Phrase(
-        shape=_SINGULAR.get(found["shape"], found["shape"]),
-        color=found["color"] or "",
-        texture=found["texture"] or "",
-        size=found["size"] or "",
+        shape=_SINGULAR.get(read["shape"], read["shape"]),
+        color=read["color"] or "",
+        texture=read["texture"] or "",
+        size=read["size"] or "",
         count=count,
     )

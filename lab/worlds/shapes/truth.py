@@ -55,11 +55,11 @@ def verdict(prompt: Prompt, things: Sequence[Thing], overlaps: Sequence[tuple[in
         if prompt.relation:
             present = all(next(iter(demand.values())) for demand in demands[:2])
             related = present and holds(prompt.relation, things, places[0], places[1], overlaps)
-        found = _verdict(prompt, demands, related)
-        if found.aligned:
-            return found
-        if best is None or sum(found.atoms.values()) > sum(best.atoms.values()):
-            best = found
+        this = _verdict(prompt, demands, related)
+        if this.aligned:
+            return this
+        if best is None or sum(this.atoms.values()) > sum(best.atoms.values()):
+            best = this
     return best
 
 
@@ -129,5 +129,3 @@ def _verdict(prompt: Prompt, demands: list[dict[str, bool]], related: bool | Non
     if prompt.category in ("color", "shape", "texture", "complex"):
         parts.append(prod(shares))
     return Verdict(atoms, sum(parts) / len(parts))
-
-
