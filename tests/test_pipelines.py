@@ -25,17 +25,17 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
-from lab.worlds.shapes.shipped import base_pipeline
-import rfmi
 from lab.making.text_encoders import make_text_encoder
 from lab.making.tokenizers import make_tokenizer
+from lab.worlds.shapes.rendering import render
+from lab.worlds.shapes.sampling import draw_scenes
+from lab.worlds.shapes.shipped import base_pipeline
+from lab.worlds.shapes.words import COLORS, SHAPES, SIZES
 from rfmi.estimators import change_of_variables
-from rfmi.sampling import path_scores, time_grid
-from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of, sample
+from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts
-from lab.worlds.shapes import render, sample_scenes
-from lab.worlds.shapes.words import COLORS, SHAPES, SIZES
+from rfmi.sampling import path_scores, sample, time_grid
 
 PROMPTS = ["a red circle", "two blue squares"]
 SEEDS = [3, 4]
@@ -309,7 +309,7 @@ def test_times_are_the_schedulers_and_leave_it_as_it_is(field, small):
 
 def test_images_are_encoded_and_decoded_in_any_batch(shipped):
     field = PipelineField(shipped, PROMPTS)
-    images = render(sample_scenes("color", 18, 0))
+    images = render(draw_scenes(PROMPTS, 9, "0"))
     latents = field.encode(images)
     config = shipped.vae.config
     with torch.no_grad():

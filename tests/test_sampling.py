@@ -6,7 +6,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.fields import guided
-from rfmi.sampling import guided_path_score, path_score, path_scores, sampling_steps, time_grid
+from rfmi.sampling import path_scores, sample, sampling_steps, time_grid
 
 
 def seeded(seed):
@@ -49,21 +49,21 @@ def test_unguided_sampling_keeps_the_normal_coordinates_of_a_gaussian():
 def test_path_score_is_algorithm_2():
     field, x_t, condition = setting()
     grid = torch.linspace(0, 1, 21, dtype=torch.float64)
-    samples, scores = path_score(field, x_t, condition, times=grid)
+    found = path_scores(field, x_t, condition, times=grid)
     expected = torch.zeros(6, dtype=torch.float64)
     for t in grid[:-1]:
         time = t.expand(6)
         u_c, u_m = field(x_t, time, condition), field(x_t, time)
         expected += t / (1 - t) * (u_c * (u_c - u_m)).sum(1)
         x_t = x_t + u_c / 20
-    torch.testing.assert_close(samples, x_t)
-    torch.testing.assert_close(scores, expected / 20)
+    torch.testing.assert_close(found.samples, x_t)
+    torch.testing.assert_close(found.path, expected / 20)
 
 
 def test_guided_path_score_is_that_of_the_official_code_in_its_own_signs():
     field, x_t, condition = setting()
     grid = time_grid(40, shift=3.0)
-    samples, scores = guided_path_score(field, x_t, condition, times=grid)
+    found = path_scores(field, x_t, condition, times=grid, guidance=7.5)
     terms = []
     for sigma, following in zip(1 - grid[:-1], 1 - grid[1:], strict=True):
         time = (1 - sigma).expand(6)
@@ -73,19 +73,49 @@ def test_guided_path_score_is_that_of_the_official_code_in_its_own_signs():
             terms.append((1 - sigma) / sigma * (v_cfg * (v_cfg - v_null)).sum(1))
         x_t = x_t + (following - sigma) * v_cfg
     assert 1 < len(terms) < 39
-    torch.testing.assert_close(samples, x_t)
-    torch.testing.assert_close(scores, torch.stack(terms).mean(0))
+    torch.testing.assert_close(found.samples, x_t)
+    torch.testing.assert_close(found.guided_path, torch.stack(terms).mean(0))
 
 
-def test_one_pass_gives_all_three_scores():
-    field, noise, condition = setting()
-    scores = path_scores(field, noise, condition, times=time_grid(30), guidance=4.5)
-    assert torch.equal(scores.path, path_score(field, noise, condition, times=time_grid(30), guidance=4.5)[1])
-    assert torch.equal(
-        scores.guided_path, guided_path_score(field, noise, condition, times=time_grid(30), guidance=4.5)[1]
-    )
+def test_the_squared_score_is_the_squared_form_along_the_same_trajectory():
+    field, x_t, condition = setting()
+    grid, expected = time_grid(30), torch.zeros(6, dtype=torch.float64)
+    scores = path_scores(field, x_t, condition, times=grid, guidance=4.5)
+    for t, later in zip(grid, grid[1:], strict=False):
+        u_c, u_m = field(x_t, t.expand(6), condition), field(x_t, t.expand(6))
+        expected += (later - t) * t / (1 - t) * (u_c - u_m).square().sum(1)
+        x_t = x_t + (later - t) * (u_m + 4.5 * (u_c - u_m))
+    torch.testing.assert_close(scores.squared, expected)
+    torch.testing.assert_close(scores.samples, x_t)
     assert scores.evaluations == 2 * 6 * 30
-    assert float(scores.squared.min()) >= 0
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("batch", [None, 1, 4])
+def test_samples_are_the_last_of_the_steps_in_batches_of_any_size(guidance, batch):
+    field, noise, condition = setting()
+    *_, last = sampling_steps(field, noise, condition, times=time_grid(9), guidance=guidance)
+    found = sample(field, noise, condition, times=time_grid(9), guidance=guidance, batch=batch)
+    torch.testing.assert_close(found, last.following)
+
+
+def test_a_part_of_the_grid_goes_on_where_the_part_before_ended():
+    field, noise, condition = setting()
+    times = time_grid(9)
+    halfway = sample(field, noise, condition, times=times[:5], guidance=2.0)
+    whole = sample(field, noise, condition, times=times, guidance=2.0)
+    assert torch.equal(sample(field, halfway, condition, times=times[4:], guidance=2.0), whole)
+
+
+def test_without_guidance_the_null_branch_is_not_asked_for():
+    field, noise, condition = setting()
+
+    def without_null(x_t, t, y=None):
+        assert y is not None
+        return field(x_t, t, y)
+
+    found = sample(without_null, noise, condition, times=time_grid(5))
+    assert torch.equal(found, sample(field, noise, condition, times=time_grid(5), guidance=1.0))
 
 
 @pytest.mark.parametrize("form", ["path", "squared"])
@@ -100,9 +130,9 @@ def test_path_scores_average_to_mutual_information(form):
 def test_labels_are_conditions_too():
     field = GaussianMixtureField(torch.tensor([[-2.0], [2.0]]), torch.tensor([[0.1]]))
     noise, condition = torch.randn(100, 1, generator=seeded(5), dtype=torch.float64), torch.arange(2).repeat(50)
-    samples, scores = path_score(field, noise, condition, times=time_grid(50))
-    assert torch.equal(samples[:, 0] > 0, condition == 1)
-    assert bool(torch.isfinite(scores).all())
+    found = path_scores(field, noise, condition, times=time_grid(50))
+    assert torch.equal(found.samples[:, 0] > 0, condition == 1)
+    assert bool(torch.isfinite(found.path).all())
 
 
 def test_identity_5_a_mean_over_shifted_steps_is_not_an_integral():
@@ -141,10 +171,11 @@ def test_guidance_moves_the_sample_but_not_the_published_branch():
     [
         (lambda: time_grid(1), "at least 2 steps"),
         (lambda: time_grid(10, shift=0), "a positive shift"),
-        (lambda: path_score(*setting(), times=torch.tensor([0.5])), "increasing grid"),
-        (lambda: path_score(*setting(), times=torch.tensor([0.0, 0.6, 0.5])), "increasing grid"),
-        (lambda: path_score(*setting(), times=torch.tensor([0.0, 1.1])), "increasing grid"),
-        (lambda: path_score(*setting(), times=torch.tensor([0.0, 1.0])), "the official score is empty"),
+        (lambda: path_scores(*setting(), times=torch.tensor([0.5])), "increasing grid"),
+        (lambda: path_scores(*setting(), times=torch.tensor([0.0, 0.6, 0.5])), "increasing grid"),
+        (lambda: path_scores(*setting(), times=torch.tensor([0.0, 1.1])), "increasing grid"),
+        (lambda: sample(*setting()[:2], None, times=time_grid(5)), "labels are None"),
+        (lambda: path_scores(*setting(), times=torch.tensor([0.0, 1.0])), "the official score is empty"),
     ],
 )
 def test_faults_are_named_in_one_sentence(call, message):
