@@ -19,18 +19,8 @@ RELATIONS = {
     "same_color": "of the same color as",
     "different_color": "of a different color than",
 }
-OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "above": "below",
-    "below": "above",
-    "front": "behind",
-    "behind": "front",
-    "bigger": "smaller",
-    "smaller": "bigger",
-    "same_color": "different_color",
-    "different_color": "same_color",
-}
+_KEYS = tuple(RELATIONS)
+OPPOSITE = {a: b for i in range(0, len(_KEYS), 2) for a, b in (_KEYS[i : i + 2], _KEYS[i : i + 2][::-1])}
 RELATIONS_OF = {
     "spatial": ("left", "right", "above", "below"),
     "3d_spatial": ("front", "behind"),
