@@ -11,12 +11,14 @@ import time
 
 import nbformat
 import pytest
+import yaml
 from tqdm import tqdm
 
 from lab import __main__ as command_line
+from lab.paths import notebooks_folder, repository_root
 from lab.study import pages, runner
-from lab.paths import repository_root
-from lab.study.profiles import Refusal, choose_notebooks, default_parameters, plan
+from lab.study.profiles import Refusal, choose_notebooks, default_parameters, numbered_notebooks, plan
+from rfmi.runs import digest
 
 FAILING = """
 # A study that fails
@@ -35,25 +37,18 @@ parameters
 pause = 0.2
 output = ""
 ---
-from slow_work import unit
-
-from lab.study.cache import Cache, run_units
-from lab.study.report import save_results
-
-units = [{"seed": seed, "pause": pause} for seed in range(12)]
----
-values = run_units(unit, units, kind="slow", cache=Cache(code_version="1"))
-save_results("slow", {"values": values}, output)
-"""
-SLOW_WORK = """
 import time
 
 import numpy as np
 
+from lab import study
 
 def unit(seed, pause):
     time.sleep(pause)
     return np.random.default_rng(seed).standard_normal()
+---
+values = study.run(unit, [dict(seed=seed, pause=pause) for seed in range(12)])
+study.save_results("slow", {"values": values}, output)
 """
 RUN = """
 import sys
@@ -104,12 +99,55 @@ def test_what_is_misspelt_is_refused(study, request_, message):
         ("01_small: {scale: large}", "scale of 01_small is of type float"),
         ("- 01_small", "not a mapping of notebook to parameters"),
         ("01_small: 5", "not a mapping of notebook to parameters"),
+        ("shared: {n_sampels: 5}", "parameter of any notebook .*'n_sampels'; did you mean n_samples"),
+        ("shared: {output: here}", "parameter of any notebook .*'output'"),
+        ("shared: {scale: large}", "scale of 01_small is of type float"),
     ],
 )
 def test_a_bad_profile_is_refused_whatever_notebook_is_asked_for(study, content, message):
     (study / "profiles" / "bad.yaml").write_text(content)
     with pytest.raises(Refusal, match=message):
         plan(study, profile="bad", names=["02_second"])
+
+
+def test_what_is_shared_goes_to_every_notebook_that_has_it_and_its_own_values_come_first(write_notebook):
+    profile = {"shared": {"n_samples": 5, "only": True}, "02_second": {"n_samples": 6}}
+    write_notebook(name="01_small", profiles={"cpu": profile})
+    folder = write_notebook(name="02_second", profiles={"cpu": profile}).parent
+    write_notebook("parameters\nonly = False\noutput = ''", name="03_other", profiles={"cpu": profile})
+    jobs = plan(folder, profile="cpu", overrides=[("scale", "2")], output="here")
+    assert [job.parameters for job in jobs] == [
+        {"n_samples": 5, "scale": 2, "output": "here"},
+        {"n_samples": 6, "scale": 2, "output": "here"},
+        {"only": True, "output": "here"},
+    ]
+
+
+@pytest.mark.parametrize("profile", sorted(path.stem for path in (notebooks_folder() / "profiles").glob("*.yaml")))
+def test_the_notebooks_on_fine_tuning_speak_of_the_same_models(profile):
+    notebooks = numbered_notebooks(notebooks_folder())
+    values = {job.name[:2]: default_parameters(job.notebook) | job.parameters for job in plan_of(profile)}
+    both = values["05"].keys() & values["06"].keys()
+    assert len(notebooks) >= 6 and both
+    assert {name: values["05"][name] for name in both} == {name: values["06"][name] for name in both}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "full", "gpu"])
+def test_profiles_hold_only_what_differs_from_the_defaults(profile):
+    content = yaml.safe_load((notebooks_folder() / "profiles" / f"{profile}.yaml").read_text())
+    shared, defaults = content.pop("shared"), {job.name: default_parameters(job.notebook) for job in plan_of(profile)}
+    assert not [
+        (notebook, name)
+        for notebook, values in content.items()
+        for name, value in values.items()
+        if value == shared.get(name, defaults[notebook][name])
+    ]
+    for name, value in shared.items():
+        assert any(own[name] != value for own in defaults.values() if name in own), name
+
+
+def plan_of(profile: str) -> list:
+    return plan(notebooks_folder(), profile=profile)
 
 
 def test_a_derived_default_is_refused(write_notebook):
@@ -142,8 +180,9 @@ def test_a_refused_run_writes_nothing(study, tmp_path, capsys, words):
     assert not (tmp_path / "reports").exists()
 
 
+@pytest.mark.slow
 def test_a_report_from_first_run_to_changed_parameter(study, tmp_path, caplog):
-    caplog.set_level("INFO", logger="rfmi")
+    caplog.set_level("INFO", logger="lab")
     output = tmp_path / "reports"
     words = ["run", "--output", str(output), "--profile", "cpu", "01"]
     assert command_line.main(words) == command_line.SUCCESS
@@ -178,8 +217,9 @@ def test_a_report_from_first_run_to_changed_parameter(study, tmp_path, caplog):
     assert "The mean of 7 draws is small." in (output / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_that_came_with_the_checkout_is_made_again(study, tmp_path, monkeypatch, caplog):
-    caplog.set_level("INFO", logger="rfmi")
+    caplog.set_level("INFO", logger="lab")
     words = ["run", "--output", str(tmp_path / "reports"), "--profile", "cpu", "01"]
     assert command_line.main(words) == command_line.SUCCESS
     monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "of_another_machine"))
@@ -191,32 +231,94 @@ def test_a_report_that_came_with_the_checkout_is_made_again(study, tmp_path, mon
 def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypatch):
     output = tmp_path / "reports"
     (job,) = plan(study, profile="smoke", names=["01"], output=str(output))
-    (output / "notebooks").mkdir(parents=True)
-    page = output / "01_small.html"
+    (output / "records").mkdir(parents=True)
+    page, source = output / "01_small.html", job.notebook.read_text()
     page.write_text("page")
-    record = {"fingerprint": runner.fingerprint(job), "files": ["01_small.html"]}
-    (output / "notebooks" / "01_small.json").write_text(json.dumps(record))
-    assert not runner.is_finished(job, output)  # nothing says that it was made here
-    runner.Cache().write(runner.KIND, runner.made_where(job, output), record["fingerprint"])
-    assert runner.is_finished(job, output)
+    record = {"fingerprint": runner.fingerprint(job), "files": ["01_small.html"], "executed": digest(source)}
+    (output / "records" / "01_small.json").write_text(json.dumps(record))
+    assert not runner.is_finished(job, output, keep=True)  # nothing says that it was made here
+    runner.made_here(job, output).write(record["fingerprint"])
+    assert runner.is_finished(job, output, keep=True)
+    assert not runner.is_finished(job, output, keep=False)  # no executed notebook in the report folder
 
     (changed,) = plan(study, profile="smoke", names=["01"], overrides=[("scale", "2")], output=str(output))
-    assert not runner.is_finished(changed, output)
+    assert not runner.is_finished(changed, output, keep=True)
     with monkeypatch.context() as patch:
         patch.setattr(runner, "code_version", lambda *modules: "other code")
-        assert not runner.is_finished(job, output)
+        assert not runner.is_finished(job, output, keep=True)
     with monkeypatch.context() as patch:
         patch.setattr(runner, "data_digests", lambda folder: {"other": "data"})
-        assert not runner.is_finished(job, output)
-    source = job.notebook.read_text()
-    job.notebook.write_text(source.replace("The mean of", "The average of"))
-    assert not runner.is_finished(job, output)
+        assert not runner.is_finished(job, output, keep=True)
+    for part in ("The mean of", '"outputs": []'):  # what it says, and the outputs that it holds
+        job.notebook.write_text(source.replace(part, part.replace("mean", "average").replace("[]", "[{}]"), 1))
+        assert not runner.is_finished(job, output, keep=True)
     job.notebook.write_text(source)
-    assert runner.is_finished(job, output)
+    assert runner.is_finished(job, output, keep=True)
     page.unlink()
-    assert not runner.is_finished(job, output)
+    assert not runner.is_finished(job, output, keep=True)
 
 
+@pytest.mark.slow
+def test_a_run_that_is_kept_fills_in_the_notebook_and_leaves_no_second_copy(study, tmp_path, caplog):
+    caplog.set_level("INFO", logger="lab")
+    path, output = study / "01_small.ipynb", tmp_path / "reports"
+    words = ["run", "--output", str(output), "--profile", "cpu", "--keep", "01"]
+    before = path.read_text()
+    assert command_line.main(words) == command_line.SUCCESS
+    first = path.read_text()
+    notebook = nbformat.reads(first, as_version=4)
+    assert [cell.id for cell in notebook.cells if "injected" not in cell.id] == [f"cell-{n}" for n in range(7)]
+    (injected,) = [cell for cell in notebook.cells if pages.INJECTED in cell.metadata.get("tags", [])]
+    assert injected.source == "# Parameters\nn_samples = 5"  # not where the report was
+    assert notebook.cells[-1].outputs[0].text == "The mean of 5 draws is small.\n"
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert not list(output.rglob("*.ipynb")) and (output / "records" / "01_small.json").is_file()
+    assert 'href="../notebooks/01_small.ipynb"' in (output / "index.html").read_text()
+
+    assert command_line.main(words) == command_line.SUCCESS
+    assert "01_small: finished already" in caplog.text
+    assert command_line.main([*words, "--force"]) == command_line.SUCCESS
+    assert path.read_text() == first != before
+    assert command_line.main(words[:5] + ["01"]) == command_line.SUCCESS  # not kept: the notebook stays as it is
+    assert path.read_text() == first and (output / "notebooks" / "01_small.ipynb").is_file()
+
+
+def test_parameters_of_ones_own_are_not_kept(study, tmp_path, capsys):
+    words = ["run", "--output", str(tmp_path / "reports"), "--keep", "-p", "scale", "2"]
+    assert command_line.main(words) == command_line.REFUSED
+    assert "leave out -p" in capsys.readouterr().err
+
+
+def test_the_cell_of_a_runs_parameters_does_not_change_the_fingerprint(study, tmp_path):
+    (job,) = plan(study, profile="smoke", names=["01"], output=str(tmp_path))
+    first = runner.fingerprint(job)
+    notebook = nbformat.read(job.notebook, as_version=4)
+    cell = nbformat.v4.new_code_cell("n_samples = 9", metadata={"tags": [pages.INJECTED]})
+    notebook.cells.insert(3, cell)
+    nbformat.write(notebook, job.notebook)
+    assert runner.fingerprint(job) == first
+    assert default_parameters(job.notebook)["n_samples"] == 3
+
+
+@pytest.mark.slow
+def test_nbval_runs_a_notebook_at_its_defaults(write_notebook):
+    path = write_notebook("# One\n---\nparameters\nn = 1\n---\nn = 2\n---\nassert n == 1\nprint(n)\n---\nassert n == 1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["tags"] = [pages.INJECTED]
+    notebook.cells[3].metadata["tags"] = ["nbval-check-output"]
+    notebook.cells[3].execution_count = 4
+    notebook.cells[3].outputs = [nbformat.v4.new_output("stream", name="stdout", text="1\n")]
+    nbformat.write(notebook, path)
+    options = ["-p", "conftest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", "-q"]
+    command = [sys.executable, "-m", "pytest", str(path), *options]
+    done = subprocess.run(command, cwd=repository_root(), capture_output=True, text=True)
+    assert "3 passed" in done.stdout, done.stdout
+    notebook.cells[3].outputs[0].text = "2\n"
+    nbformat.write(notebook, path)
+    assert subprocess.run(command, cwd=repository_root(), capture_output=True).returncode == 1
+
+
+@pytest.mark.slow
 def test_a_failing_notebook_is_named_and_the_others_are_finished(write_notebook, tmp_path, monkeypatch, capsys, caplog):
     write_notebook(FAILING, name="01_fails")
     folder = write_notebook(name="02_small").parent
@@ -238,18 +340,18 @@ def test_a_cell_that_takes_too_long_is_named(write_notebook, tmp_path):
         runner.execute("01_small", path, tmp_path / "out.ipynb", {}, seconds_a_cell=1)
 
 
+@pytest.mark.slow
 def test_a_killed_report_goes_on_to_the_same_numbers(write_notebook, tmp_path, cache, monkeypatch):
     notebooks = write_notebook(SLOW, name="01_slow", profiles={"smoke": {}, "fast": {"01_slow": {"pause": 0.0}}}).parent
-    (notebooks / "slow_work.py").write_text(SLOW_WORK)
     script, output = tmp_path / "run.py", tmp_path / "reports"
     script.write_text(RUN)
     command = [sys.executable, str(script), str(notebooks), "run", "--output", str(output), "--profile", "smoke"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    while len(list(cache.rglob("*.json"))) < 2 and process.poll() is None:
+    while len(list(cache.rglob("unit/*.json"))) < 2 and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    finished = {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")}
+    finished = {path: path.stat().st_mtime_ns for path in cache.rglob("unit/*.json")}
     assert 2 <= len(finished) < 12
     assert not [path for path in output.rglob("*") if path.is_file()]  # nothing half-written
 
@@ -258,29 +360,83 @@ def test_a_killed_report_goes_on_to_the_same_numbers(write_notebook, tmp_path, c
     assert command_line.main([*words, "smoke"]) == command_line.SUCCESS
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     resumed = json.loads((output / "results" / "slow.json").read_text())
+    seconds = json.loads((output / "records" / "01_slow.json").read_text())["seconds_of_units"]
+    assert seconds >= 12 * 0.2  # those of the killed run as well
+    assert "its units of work took" in (output / "01_slow.html").read_text()
     monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "empty"))
     assert command_line.main([*words, "fast"]) == command_line.SUCCESS
     assert json.loads((output / "results" / "slow.json").read_text()) == resumed
 
 
-def test_plain_papermill_from_the_checkout(write_notebook, tmp_path):
+@pytest.mark.slow
+def test_plain_papermill_writes_where_it_was_started(write_notebook, tmp_path):
     path, output = write_notebook(), tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", str(path), str(output), "-p", "n_samples", "4", "--no-progress-bar"]
-    subprocess.run(command, cwd=repository_root(), check=True, capture_output=True)
+    parameters = ["-p", "n_samples", "4", "-p", "output", "here"]
+    command = [sys.executable, "-m", "papermill", str(path), str(output), *parameters, "--no-progress-bar"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     cells = nbformat.read(output, as_version=4).cells
     assert cells[-1].outputs[0].text == "The mean of 4 draws is small.\n"
+    assert (tmp_path / "here" / "results" / "small.json").is_file() and not (repository_root() / "here").exists()
 
 
-def test_refresh_fills_in_the_defaults_and_strips_what_is_volatile(write_notebook, study):
-    path = study / "01_small.ipynb"
-    assert command_line.main(["refresh", "01"]) == command_line.SUCCESS
-    first = path.read_text()
-    notebook = nbformat.reads(first, as_version=4)
-    assert [cell.id for cell in notebook.cells] == [f"cell-{n}" for n in range(7)]
-    assert notebook.cells[-1].outputs[0].text == "The mean of 3 draws is small.\n"
-    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
-    assert command_line.main(["refresh", "01"]) == command_line.SUCCESS
-    assert path.read_text() == first
+def test_a_folder_that_cannot_be_written_to_is_refused_in_a_sentence(study, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    for output in ("file", "file/reports"):
+        words = ["run", "--output", str(tmp_path / output), "--profile", "smoke"]
+        assert command_line.main(words) == command_line.REFUSED
+        assert "choose another one with --output" in capsys.readouterr().err
+    monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "file" / "cache"))
+    assert command_line.main(["run", "--output", str(tmp_path / "reports")]) == command_line.REFUSED
+    assert "set RFMI_CACHE to a folder that can be" in capsys.readouterr().err
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_name_that_the_terminal_does_not_hold_ends_no_run(study, tmp_path):
+    script = tmp_path / "run.py"
+    nothing = "import lab.study.runner\nlab.study.runner.run = lambda *jobs, **options: []\nsys.exit"
+    script.write_text(RUN.replace("sys.exit", nothing))
+    words = ["run", "--output", str(tmp_path / "Bücher"), "--profile", "smoke"]
+    command = [sys.executable, str(script), str(study), *words]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(repository_root())}
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"B\\xfccher" in done.stdout
+
+
+def seconds_of(*words: str) -> float:
+    """The least of three times that a Python process takes for something."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *words], cwd=repository_root(), capture_output=True)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def test_help_and_refusals_take_less_than_twice_a_bare_import_of_torch():
+    yardstick = seconds_of("-c", "import torch")
+    assert seconds_of("-m", "lab", "--help") < 2 * yardstick
+    assert seconds_of("-m", "lab", "run", "--profile", "smok") < 2 * yardstick
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_one_sentence(write_notebook, tmp_path):
+    text = "parameters\noutput = ''\n---\nfrom pathlib import Path\nimport time\n" + (
+        f"Path({str(tmp_path / 'begun')!r}).touch()\ntime.sleep(60)"
+    )
+    folder, script = write_notebook(text).parent, tmp_path / "run.py"
+    script.write_text(RUN)
+    words = ["run", "--output", str(tmp_path / "reports"), "--profile", "smoke"]
+    command = [sys.executable, str(script), str(folder), *words]
+    environment = {**os.environ, "PYTHONPATH": str(repository_root())}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "begun").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == command_line.INTERRUPTED
+    lines = [line for line in told.splitlines() if line and "running, profile" not in line]
+    assert lines == ["interrupted; the same command goes on at the last finished unit"]
 
 
 def test_progress_bars_are_stripped_and_warnings_kept():
@@ -315,10 +471,11 @@ def test_a_verdict_is_found_by_its_tag_or_its_heading():
 
 
 def test_no_run_writes_the_committed_report_unless_it_is_named(monkeypatch, tmp_path):
-    """`run` without --output has a folder of the profile's own, whatever else is asked for."""
-    folders = []
+    """`run` without --output has a folder of the profile's own, whatever else is asked for, and keeps nothing."""
+    calls = []
     monkeypatch.setattr(command_line, "repository_root", lambda: tmp_path)
-    monkeypatch.setattr(command_line, "run", lambda jobs, notebooks, output, **options: folders.append(output) or [])
+    monkeypatch.setattr(runner, "run", lambda jobs, notebooks, output, **options: calls.append((output, options)) or [])
     for profile in ("smoke", "full"):
         assert command_line.main(["run", "--profile", profile, "01"]) == command_line.SUCCESS
-    assert folders == [tmp_path / "reports-smoke", tmp_path / "reports-full"]
+    assert [output for output, _ in calls] == [tmp_path / "reports-smoke", tmp_path / "reports-full"]
+    assert not any(options["keep"] for _, options in calls)

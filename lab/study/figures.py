@@ -148,7 +148,8 @@ def lines(
         if {"low", "high"} <= {*part.columns}:
             axes.fill_between(part[x], part.low.astype(float), part.high.astype(float), color=colour[name], alpha=0.15,
                               lw=0)  # fmt: skip
-        axes.plot(part[x], part[y], color=colour[name], marker=marker[name], lw=2.5 if name == "mean" else 1, label=name)
+        width = 2.5 if name == "mean" else 1
+        axes.plot(part[x], part[y], color=colour[name], marker=marker[name], lw=width, label=name)
     if zero is not None:
         axes.axhline(zero, color="k", lw=0.8)
     axes.set(xlabel=(labels or (x, y))[0], ylabel=(labels or (x, y))[1])

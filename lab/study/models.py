@@ -33,7 +33,7 @@ def loaded(model: str, world: Any, device: str, precision: str) -> DiffusionPipe
     else:
         pipeline = world.pipeline(device=device)
         if pipeline is None:
-            raise ValueError(f"the world {world.name} has no model of its own; name one, as in -p model FOLDER_OR_HUB_ID")
+            raise ValueError(f"the world {world.name} has no model of its own; name one with -p model FOLDER")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.transformer.to(getattr(torch, precision))
     return pipeline
@@ -43,7 +43,7 @@ def loaded(model: str, world: Any, device: str, precision: str) -> DiffusionPipe
 def compiled_once(
     model: str, world: Any, device: str, precision: str, compiled: bool, merged: bool
 ) -> DiffusionPipeline:
-    """A process's own pipeline: as it is, or one whose weights come and go and that is compiled once for all of them."""
+    """A process's own pipeline: as it is, or one whose weights come and go, which is compiled once for all of them."""
     pipeline = loaded(model, world, device, precision)
     if compiled:
         torch._dynamo.config.recompile_limit = SIZES

@@ -108,7 +108,8 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
             continue
         for statement in ast.parse("".join(cell["source"])).body:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-                raise Refusal(f"{notebook.stem} has {ast.unparse(statement)!r} among its parameters; assign values only")
+                wrong = ast.unparse(statement)
+                raise Refusal(f"{notebook.stem} has {wrong!r} among its parameters; assign values only")
             name = statement.targets[0].id
             try:
                 defaults[name] = ast.literal_eval(statement.value)

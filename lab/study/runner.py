@@ -132,6 +132,7 @@ def execute(
             execution_timeout=seconds_a_cell,
             progress_bar=False,
             stderr_file=sys.stderr,
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel's own messages are of no use to a reader
         )
     except PapermillExecutionError as error:
         reason = f"cell In [{error.exec_count}] {first_line(error.source)}: {error.ename}: {error.evalue}"

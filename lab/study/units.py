@@ -248,7 +248,8 @@ def compute(function: Callable[..., Any], unit: Unit, kept: bool) -> tuple[str, 
         with one_thread():
             result = function(**unit.parameters)
     except BaseException as error:
-        error.add_note(f"in the unit of work {unit.kind}({', '.join(f'{k}={v!r}' for k, v in unit.parameters.items())})")
+        given = ", ".join(f"{name}={value!r}" for name, value in unit.parameters.items())
+        error.add_note(f"in the unit of work {unit.kind}({given})")
         raise
     seconds = time.perf_counter() - started
     return unit.key, unit.write(result, seconds) if kept else {"result": result, "seconds": seconds}
