@@ -31,6 +31,7 @@ SETTINGS = "settings.json"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 MACHINE = re.sub(r"\W", "-", platform.node())
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
+SECONDS_TO_SIGN = 10.0  # most between a claim's first appearance and its process's name in it
 
 
 # --- files that are there whole or not at all
@@ -86,8 +87,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and the claims of this machine's processes that are no more."""
     for path in [*folder.glob("*.tmp"), *folder.glob("*.claim")]:
-        text = path.name if path.suffix == ".tmp" else _read(path)
-        if not _is_at_work(text):
+        if not _is_at_work(path):
             path.unlink(missing_ok=True)
 
 
@@ -143,9 +143,10 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     Raises ValueError for a folder that was started with others, or holds something else.
     """
     path = folder / SETTINGS
+    held = folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir())
     if path.exists():
         check_same(json.loads(path.read_text(encoding="utf-8")), settings, folder)
-    elif folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir()):
+    elif held:
         raise ValueError(f"{folder} holds something else; choose another folder, or remove it")
     for part in (folder, folder / "units"):
         remove_leftovers(part)
@@ -220,14 +221,24 @@ def _claimed(path: Path) -> bool:
     claim.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
         try:
-            with open(claim, "x", encoding="utf-8") as file:
-                file.write(_writer())
+            _write_claim(claim)
             return True
         except FileExistsError:
-            if _is_at_work(_read(claim)):
+            if _is_at_work(claim):
                 return False
             claim.unlink(missing_ok=True)
     return False
+
+
+def _write_claim(claim: Path) -> None:
+    """Raises FileExistsError for one that is there; leaves none, and raises OSError, where the disk is full."""
+    with disk_space(claim.parent), open(claim, "x", encoding="utf-8") as file:
+        try:
+            file.write(_writer())
+            file.flush()
+        except OSError:
+            claim.unlink()
+            raise
 
 
 def _writer() -> str:
@@ -235,21 +246,19 @@ def _writer() -> str:
     return f"{MACHINE}.{os.getpid()}"
 
 
-def _read(path: Path) -> str:
+def _is_at_work(path: Path) -> bool:
+    """Whether the process that a temporary file or a claim names may still be at work: of another machine always."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
-
-
-def _is_at_work(text: str) -> bool:
-    """Whether the process that a name or a claim tells of may still be at work: of another machine always."""
-    named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
-    if named is None:
-        return True
-    try:
-        return psutil.Process(int(named[1])).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        text, written = path.name if path.suffix == ".tmp" else path.read_text(encoding="utf-8"), path.stat().st_mtime
+        if not text:  # taken at this moment, or by a process that died before it wrote its name
+            return time.time() - written < SECONDS_TO_SIGN
+        named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
+        if named is None:
+            return True
+        process = psutil.Process(int(named[1]))
+        own = process.create_time() < written + 1  # and not a later process that was given its number
+        return own and process.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, psutil.NoSuchProcess):
         return False
     except psutil.AccessDenied:
         return True

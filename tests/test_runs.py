@@ -1,0 +1,284 @@
+"""Files that are whole or not there, folders that know what they are of, and units that are dealt out once each."""
+
+import errno
+import json
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from rfmi import runs
+from rfmi.runs import (
+    canonical,
+    check_same,
+    deal,
+    digest,
+    disk_space,
+    fingerprint,
+    open_folder,
+    versions,
+    whole_file,
+    write_atomically,
+    write_tensors,
+)
+
+UNITS = range(6)
+
+
+def files(folder, units=UNITS):
+    return {unit: folder / f"{unit}.json" for unit in units}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def work(folder, units=UNITS, seconds=0.0):
+    """Take units until there are none, and say in each file who made it; returns those that this process made."""
+    paths, made = files(folder, units), []
+    for unit in deal(paths, "work"):
+        time.sleep(seconds)
+        with open(folder / "log.txt", "a", encoding="utf-8") as log:
+            log.write(f"{unit}\n")
+        write_atomically(paths[unit], json.dumps(os.getpid()))
+        made.append(unit)
+    return made
+
+
+@pytest.fixture
+def dead(start_child):
+    """The number of a process that is no more."""
+    child = start_child(lambda: None)
+    os.waitpid(child, 0)
+    return child
+
+
+# Units
+
+
+def test_every_unit_is_dealt_once_and_none_that_is_there(tmp_path):
+    write_atomically(files(tmp_path)[2], "{}")
+    assert work(tmp_path) == [0, 1, 3, 4, 5]
+    assert work(tmp_path) == []
+    assert not list(tmp_path.glob("*.claim"))
+
+
+def test_processes_share_the_units_and_make_each_once(tmp_path, start_child):
+    children = [start_child(partial(work, tmp_path, seconds=0.1)) for _ in range(3)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+    made_by = [json.loads(path.read_text()) for path in files(tmp_path).values()]
+    assert set(made_by) == set(children), "each of the three was free at some time"
+    assert sorted((tmp_path / "log.txt").read_text().split()) == [str(unit) for unit in UNITS]
+    assert names(tmp_path) == [*(f"{unit}.json" for unit in UNITS), "log.txt"]
+
+
+def test_what_a_killed_process_had_taken_goes_to_another(tmp_path, start_child):
+    def dies():
+        for unit in deal(files(tmp_path), "work"):
+            if unit == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            write_atomically(files(tmp_path)[unit], "{}")
+
+    os.waitpid(start_child(dies), 0)
+    assert names(tmp_path) == ["0.json", "1.json.claim"]
+    assert sorted(work(tmp_path)) == [1, 2, 3, 4, 5]
+    assert not list(tmp_path.glob("*.claim"))
+
+
+def test_a_killed_process_that_nobody_has_buried_is_no_more(tmp_path, start_child):
+    child = start_child(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it ended, and is a zombie
+    (tmp_path / "0.json.claim").write_text(f"{runs.MACHINE}.{child}")
+    assert work(tmp_path, [0]) == [0]
+    os.waitpid(child, 0)
+
+
+def test_a_later_process_of_the_same_number_is_not_the_one_that_claimed(tmp_path):
+    """As in a container, whose first process has the same number every time."""
+    claim = tmp_path / "0.json.claim"
+    claim.write_text(f"{runs.MACHINE}.{os.getpid()}")
+    os.utime(claim, (time.time() - 1e6,) * 2)
+    assert work(tmp_path, [0]) == [0]
+
+
+class Waiting(Exception):
+    pass
+
+
+@pytest.mark.parametrize("claimed_by", ["another-machine.1", f"{runs.MACHINE}.{os.getppid()}", ""])
+def test_a_claim_of_another_machine_or_of_a_living_process_is_respected(tmp_path, monkeypatch, claimed_by):
+    (tmp_path / "0.json.claim").write_text(claimed_by)
+
+    def waits(_):
+        raise Waiting
+
+    monkeypatch.setattr(runs.time, "sleep", waits)
+    units = deal(files(tmp_path, range(3)), "work")
+    for expected in (1, 2):
+        assert next(units) == expected
+        write_atomically(files(tmp_path)[expected], "{}")
+    with pytest.raises(Waiting):
+        next(units)
+    assert (tmp_path / "0.json.claim").read_text() == claimed_by
+
+
+def test_a_unit_that_another_machine_makes_meanwhile_is_waited_for_and_not_made(tmp_path, monkeypatch):
+    (tmp_path / "0.json.claim").write_text("another-machine.1")
+    monkeypatch.setattr(runs.time, "sleep", lambda _: write_atomically(tmp_path / "0.json", "{}"))
+    assert list(deal(files(tmp_path, [0]), "work")) == []
+
+
+def test_a_claim_without_a_name_is_nobodys_after_a_while(tmp_path):
+    claim = tmp_path / "0.json.claim"
+    claim.touch()
+    os.utime(claim, (time.time() - 60,) * 2)
+    assert work(tmp_path, [0]) == [0]
+
+
+def test_what_failed_is_free_again(tmp_path):
+    for _ in range(2):
+        with pytest.raises(Waiting):
+            for unit in deal(files(tmp_path), "work"):
+                assert unit == 0
+                raise Waiting
+        assert names(tmp_path) == []
+
+
+def test_a_unit_that_the_caller_did_not_write_comes_again(tmp_path):
+    units = deal(files(tmp_path, [0]), "work")
+    assert [next(units), next(units)] == [0, 0]
+
+
+def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
+    answers = iter([OSError(errno.ENOSPC, "x"), "a.1"])
+
+    def full():
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(runs, "_writer", full)
+    with pytest.raises(OSError, match="is full"):
+        next(deal(files(tmp_path), "work"))
+    assert names(tmp_path) == []
+
+
+# Folders
+
+
+def test_a_folder_is_gone_on_with_by_the_same_settings_alone(tmp_path):
+    settings = {"steps": 3, "seed": 0, "levels": (0.1, 0.2)}
+    open_folder(tmp_path / "a", settings)
+    open_folder(tmp_path / "a", settings)
+    assert json.loads((tmp_path / "a" / "settings.json").read_text()) == settings | {"levels": [0.1, 0.2]}
+    for changed, words in (
+        (settings | {"seed": 1}, "another seed"), (settings | {"seed": 1, "steps": 4}, "another seed, steps"),
+        ({"steps": 3, "seed": 0}, "another levels"), (settings | {"more": 1}, "another more"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{words};"):
+            open_folder(tmp_path / "a", changed)
+
+
+@pytest.mark.parametrize("name", ["training.json", "checkpoint.safetensors"])
+def test_a_folder_of_something_else_is_refused(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="holds something else"):
+        open_folder(tmp_path, {})
+    assert names(tmp_path) == [name]
+
+
+def test_what_killed_processes_left_is_removed_when_the_folder_is_opened(tmp_path, dead):
+    (tmp_path / "units").mkdir()
+    living, ours, theirs = os.getppid(), runs.MACHINE, "another-machine"
+    for folder in (tmp_path, tmp_path / "units"):
+        for writer in (f"{ours}.{dead}", f"{ours}.{living}", f"{theirs}.{dead}"):
+            (folder / f"a.json.{writer}.tmp").touch()
+            (folder / f"{writer}.json.claim").write_text(writer)
+    open_folder(tmp_path, {})
+    for folder in (tmp_path, tmp_path / "units"):
+        left = [name for name in names(folder) if name.endswith((".tmp", ".claim"))]
+        assert len(left) == 4 and not any(f"{ours}.{dead}" in name for name in left)
+
+
+def test_facts_are_compared_as_json_holds_them(tmp_path):
+    check_same({"a": [1, 2], "b": 1}, {"a": (1, 2), "b": 2}, tmp_path, free=["b"])
+    with pytest.raises(ValueError, match="another b"):
+        check_same({"a": [1, 2], "b": 1}, {"a": (1, 2), "b": 2}, tmp_path)
+
+
+# Files
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    write_atomically(path, "old")
+    with pytest.raises(Waiting), whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        raise Waiting
+    assert path.read_text() == "old"
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_tensors_are_kept_to_the_bit_with_their_facts(tmp_path):
+    whole = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    write_tensors(tmp_path / "a.safetensors", {"part": whole[:, 1:3], "same": whole, "turned": whole.T}, {"b": "c"})
+    kept = load_file(tmp_path / "a.safetensors")
+    assert torch.equal(kept["part"], whole[:, 1:3]) and torch.equal(kept["turned"], whole.T)
+    assert names(tmp_path) == ["a.safetensors"]
+
+
+def test_a_full_disk_is_said_and_what_was_written_in_part_is_removed(tmp_path):
+    write_atomically(tmp_path / "a.txt", "old")
+    with pytest.raises(OSError, match="is full; make room and call again") as raised:
+        with whole_file(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, "x")
+    assert raised.value.errno == errno.ENOSPC and "\n" not in str(raised.value)
+    assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_other_errors_of_the_disk_pass_as_they_are(tmp_path):
+    with pytest.raises(PermissionError, match="no"), disk_space(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+# What tells one run from another
+
+
+def test_equal_values_have_one_text_and_one_digest():
+    a, b = {"x": 1, "y": torch.tensor([1.0, 2.0])}, {"y": [1.0, 2.0], "x": 1}
+    assert canonical(a) == canonical(b) == '{"x":1,"y":[1.0,2.0]}'
+    assert digest(a) == digest(b) != digest({"x": 2, "y": [1.0, 2.0]})
+    with pytest.raises(TypeError, match="got set"):
+        canonical({"x": {1}})
+
+
+def test_other_weights_and_other_adapters_have_another_fingerprint():
+    network = SD3Transformer2DModel(
+        sample_size=4, in_channels=2, out_channels=2, num_layers=1, attention_head_dim=8, num_attention_heads=1,
+        joint_attention_dim=16, caption_projection_dim=8, pooled_projection_dim=8, pos_embed_max_size=4,
+    )  # fmt: skip
+    seen = [fingerprint(network)]
+    assert fingerprint(network) == seen[0]
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] += 1
+    seen.append(fingerprint(network))
+    network.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "default")
+    seen.append(fingerprint(network))
+    network.disable_adapters()
+    seen.append(fingerprint(network))
+    assert len(set(seen)) == 4
+
+
+def test_versions_are_those_installed():
+    assert versions()["torch"] == torch.__version__ and "python" in versions()
+    assert versions(["no-such-package"]).keys() == {"python"}
