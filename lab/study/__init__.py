@@ -9,55 +9,24 @@
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lab.study.figures import colours, lines, markers, panels, picture_grid, points
-    from lab.study.models import pipeline, spread, work_folder
-    from lab.study.report import save_results, show
-    from lab.study.units import code_version, run, together
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # of a notebook's kernel: read when transformers is imported
 
 _HOMES = {  # imported when they are asked for: torch, diffusers and seaborn take seconds
-    "code_version": "units",
-    "colours": "figures",
-    "lines": "figures",
-    "markers": "figures",
-    "panels": "figures",
-    "picture_grid": "figures",
-    "pipeline": "models",
-    "points": "figures",
-    "run": "units",
-    "save_results": "report",
-    "show": "report",
-    "spread": "models",
-    "together": "units",
-    "work_folder": "models",
+    "units": ("code_version", "run", "together"),
+    "models": ("pipeline", "spread", "work_folder"),
+    "figures": ("colours", "lines", "markers", "panels", "picture_grid", "points"),
+    "report": ("save_results", "show"),
 }
 
-__all__ = [
-    "code_version",
-    "colours",
-    "lines",
-    "markers",
-    "panels",
-    "picture_grid",
-    "pipeline",
-    "points",
-    "run",
-    "save_results",
-    "show",
-    "spread",
-    "together",
-    "work_folder",
-]
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'lab.study' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"lab.study.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"lab.study.{module}"), name)
+    raise AttributeError(f"module 'lab.study' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:

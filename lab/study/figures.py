@@ -24,26 +24,15 @@ SMALL = (5.4, 3.6)
 WIDE = (9.6, 4.0)
 TALL = (9.6, 7.2)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+STYLE = {"figure.dpi": RESOLUTION, "savefig.dpi": RESOLUTION, "figure.figsize": SMALL, "axes.titlelocation": "left"}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.5, "legend.frameon": False}
+STYLE |= {"lines.markersize": 5, "errorbar.capsize": 2}
 BESIDE = {"bbox_to_anchor": (1.01, 1), "loc": "upper left", "fontsize": 8}
 
 
 def use_style() -> None:
     """The theme of the study."""
-    seaborn.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.9)
-    plt.rcParams.update(
-        {
-            "figure.figsize": SMALL,
-            "figure.dpi": RESOLUTION,
-            "savefig.dpi": RESOLUTION,
-            "axes.titlelocation": "left",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "grid.alpha": 0.5,
-            "legend.frameon": False,
-            "lines.markersize": 5,
-            "errorbar.capsize": 2,
-        }
-    )
+    seaborn.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.9, rc=STYLE)
 
 
 def panels(

@@ -131,13 +131,12 @@ class Meaning:
         if isinstance(value, type):
             return
         self.add_value(f"{name}.defaults", [value.__defaults__, value.__kwdefaults__])
-        names = inspect.getclosurevars(value).nonlocals | {
-            each: value.__globals__[each] for each in global_names(value.__code__) if each in value.__globals__
-        }
+        read = read_names(value.__code__, "LOAD_GLOBAL", "LOAD_NAME") & value.__globals__.keys()
+        names = inspect.getclosurevars(value).nonlocals | {each: value.__globals__[each] for each in read}
         for each, item in names.items():
             self.add(each, item)
             if isinstance(item, ModuleType) and item.__name__.split(".")[0] in OWN_PACKAGES:
-                for attribute in attribute_names(value.__code__) & set(dir(item)):
+                for attribute in read_names(value.__code__, "LOAD_ATTR", "LOAD_METHOD") & set(dir(item)):
                     self.add(f"{each}.{attribute}", getattr(item, attribute))
 
     def add_value(self, name: str, value: Any) -> None:
@@ -161,14 +160,9 @@ def instructions(code: CodeType) -> Iterator[dis.Instruction]:
             yield from instructions(constant)
 
 
-def global_names(code: CodeType) -> set[str]:
-    """The global names that a function reads."""
-    return {each.argval for each in instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-
-
-def attribute_names(code: CodeType) -> set[str]:
-    """The attributes that a function reads, of whatever."""
-    return {each.argval for each in instructions(code) if each.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+def read_names(code: CodeType, *operations: str) -> set[str]:
+    """The names that a function reads by these operations."""
+    return {each.argval for each in instructions(code) if each.opname in operations}
 
 
 def check_kind(kind: str) -> str:
