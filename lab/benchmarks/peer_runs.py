@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from rfmi.runs import write_atomically
-from lab.study.cache import Cache, code_version
+from lab.study.units import Unit, code_version
 from lab.oracles.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
@@ -176,7 +176,6 @@ def run(
 
     work: folder of the finished units; cores: processors and threads of a process; limit: its seconds.
     """
-    cache = Cache(work / "units")
     for name in sorted({estimator.environment for estimator in estimators.values()}):
         environments[name].make()
     versions = {name: environments[name].version() for name in environments}
@@ -192,10 +191,12 @@ def run(
                 unit = {"estimator": name, "task": task, "n": n, "seed": seed}
                 made_of = {"samples": digest, "settings": estimator.settings, "cores": cores}
                 key = unit | made_of | {"code": versions[estimator.environment]}
-                done, record = cache.read(name, key)
-                if not done or (retry_failed and record["failure"]):
+                kept = Unit(name, key, folder=work / "units")
+                done = kept.read()
+                record = done["result"] if done else None
+                if record is None or (retry_failed and record["failure"]):
                     record = measure(estimator, environments[estimator.environment], samples, seed, cores, limit)
-                    record = cache.write(name, key, record)
+                    record = kept.write(record)["result"]
                     said = record["failure"] or f"{record['estimate']:.3f} nats in {record['seconds']:.1f} s"
                     print(f"{name:14}{task}, n = {n}, seed {seed}: {said}", flush=True)
                 about = {"truth": float(TASKS[task].mutual_information), "environment": estimator.environment}

@@ -22,7 +22,7 @@ sys.path.append(str(ROOT))  # so that a checkout runs as it is, installed or not
 from peer_runs import Environment, Estimator, run, without_folders  # noqa: E402
 from peer_tables import write_results  # noqa: E402
 
-from lab.study.cache import cache_folder  # noqa: E402
+from lab.paths import cache_folder  # noqa: E402
 from lab.study.provenance import provenance  # noqa: E402
 from lab.oracles.tasks import TASKS  # noqa: E402
 
