@@ -128,10 +128,12 @@ class Training:
         """Go on from a checkpoint. Raises ValueError for one that is damaged, of another run or of other weights."""
         try:
             with safe_open(path, framework="pt") as file:
-                facts = {name: json.loads(text) for name, text in file.metadata().items()}
+                facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); remove it, and the training starts anew") from error
+        if not facts.keys() >= {"run", "scaler"}:
+            raise ValueError(f"{path} is no checkpoint of a training; move it away, and the training starts anew")
         check_same(facts["run"], run, path.parent, free)
         weights, average = _part(tensors, "weights."), _part(tensors, "average.")
         shapes = {name: value.shape for name, value in weights.items()}

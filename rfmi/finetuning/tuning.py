@@ -183,7 +183,8 @@ def _parts(selection: Selection, hold_out: int | None) -> tuple[Selection, Selec
     """What is trained on, and what is held out: every `hold_out`-th prompt."""
     if hold_out is not None and (not isinstance(hold_out, int) or hold_out < 2):
         raise ValueError(f"hold_out is {hold_out!r}; keep one prompt in two or more, or None for none")
-    kept = [] if hold_out is None else [i for i in range(len(selection.prompts)) if i % hold_out == hold_out - 1]
+    numbers = [] if hold_out is None else sorted(set(selection.prompt_id.tolist()))
+    kept = [i for i in numbers if i % hold_out == hold_out - 1]
     if not kept:
         return selection, None
     return selection.without_prompts(kept), selection.of_prompts(kept)
