@@ -17,10 +17,11 @@ import psutil
 import pytest
 import torch
 
-import lab.study.units as units_module
+import lab.study.code as code_module
 from lab import study
 from lab.paths import repository_root
-from lab.study.units import SECONDS_FILE, Meaning, Unit, code_version, seconds_of_units
+from lab.study.code import Meaning, code_version
+from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
 from rfmi.selection import Pruning
 
 UNITS = [{"n": 5, "seed": seed} for seed in range(4)]
@@ -124,19 +125,19 @@ def test_code_version_follows_the_source(tmp_path, monkeypatch):
     module = tmp_path / "some_study_module.py"
     monkeypatch.syspath_prepend(tmp_path)
     module.write_text("A = 1\n")
-    first = code_version("some_study_module", units_module)
-    assert first == code_version("some_study_module", units_module) != code_version(units_module)
+    first = code_version("some_study_module", code_module)
+    assert first == code_version("some_study_module", code_module) != code_version(code_module)
     module.write_text('"""What A is."""\n\nA = 1  # one\n')
-    assert code_version("some_study_module", units_module) == first
+    assert code_version("some_study_module", code_module) == first
     module.write_text("A = 2\n")
-    assert code_version("some_study_module", units_module) != first
+    assert code_version("some_study_module", code_module) != first
 
 
 def test_code_version_knows_worlds_and_other_files(tmp_path, monkeypatch):
     class World:
         name, sources = "here", ("lab.paths", "data/weights.json")
 
-    monkeypatch.setattr(units_module, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr(code_module, "repository_root", lambda: tmp_path)
     weights = tmp_path / "data" / "weights.json"
     weights.parent.mkdir()
     weights.write_text("1")

@@ -175,11 +175,11 @@ sys.path.insert(0, {str(BENCHMARKS)!r})
 import peer_runs
 settings = {settings!r}
 estimators = {{name: peer_runs.Estimator("fake", settings | {{"name": name}}) for name in ("A", "B")}}
-gate, done = pathlib.Path({str(gate)!r}), peer_runs.Cache.write
-def write(self, kind, parameters, result):
+gate, done = pathlib.Path({str(gate)!r}), peer_runs.Unit.write
+def write(self, result):
     gate.write_text("")  # the next unit will wait
-    return done(self, kind, parameters, result)
-peer_runs.Cache.write = write
+    return done(self, result)
+peer_runs.Unit.write = write
 peer_runs.run(estimators, {{"fake": peer_runs.Environment(pathlib.Path({str(tmp_path / "adaptor.py")!r}))}},
           tasks=({TASK!r},), n={N}, seeds=(0,), work=pathlib.Path({str(tmp_path / "work")!r}), limit=60.0)
 """

@@ -1,6 +1,6 @@
 """Reduce reference samples of the 40 tasks to the small statistics that the tests compare a port against.
 
-Usage: python benchmarks/make_bmi_reference.py FOLDER data/bmi
+Usage: python lab/benchmarks/make_bmi_reference.py FOLDER data/bmi
 
 FOLDER holds tasks.json (true mutual information by name) and, for each task, NAME.npz with the arrays x (n, dim_x) and
 y (n, dim_y).

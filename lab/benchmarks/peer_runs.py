@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 
 from rfmi.runs import write_atomically
-from lab.study.units import Unit, code_version
+from lab.study.code import code_version
+from lab.study.units import Unit
 from lab.oracles.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT = HERE.parents[1]
 MARK = "requirements.sha256"  # written last into an environment that was made
-OUR_CODE = ("rfmi.arrays", "lab.oracles.closed_form", "rfmi.fields", "rfmi.times", "rfmi.estimators", "rfmi.estimate")
+OUR_CODE = ("rfmi.arrays", "rfmi.fields", "rfmi.times", "rfmi.estimators")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT))  # so that a checkout runs as it is, installed or not
 
 from peer_runs import Environment, Estimator, run, without_folders  # noqa: E402

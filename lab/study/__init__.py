@@ -13,7 +13,8 @@ from importlib import import_module
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # of a notebook's kernel: read when transformers is imported
 
 _HOMES = {  # imported when they are asked for: torch, diffusers and seaborn take seconds
-    "units": ("code_version", "run", "together"),
+    "code": ("code_version",),
+    "units": ("run", "together"),
     "models": ("pipeline", "spread", "work_folder"),
     "figures": ("colours", "lines", "markers", "panels", "picture_grid", "points"),
     "report": ("save_results", "show"),

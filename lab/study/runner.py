@@ -35,7 +35,8 @@ from lab.paths import data_folder
 from lab.study.pages import INJECTED, clean, summarise, write_index, write_page
 from lab.study.profiles import RESERVED, Job, numbered_notebooks
 from lab.study.provenance import commit, provenance
-from lab.study.units import SECONDS_FILE, Unit, code_version, seconds_of_units
+from lab.study.code import code_version
+from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
 from rfmi.runs import digest, versions, write_atomically
 
 KERNEL = "python3"

@@ -11,32 +11,22 @@ where `code` hashes what the result is computed by:
     named things      the modules in which the functions and classes of `rfmi` and `lab` that it names are defined
     uses              the modules that the caller adds, with all that is in a package
 
-Comments, docstrings and layout do not count. A file is written under a temporary name, flushed to the disk and then
-renamed, which is atomic: it is there whole or not at all. One that does not parse, answers another key or fails its
-checksum is computed again, never trusted. Results go through JSON whether they were computed now or read back, so both
-give the same numbers (Python writes a double with all its digits). The seconds that a unit took stand beside its
-result: what a page says it cost is that, also where nothing had to be computed again.
+A file is there whole or not at all. One that does not parse, answers another key or fails its checksum is computed
+again, never trusted. Results go through JSON whether they were computed now or read back, so both give the same numbers
+(Python writes a double with all its digits). The seconds that a unit took stand beside its result: what a page says it
+cost is that, also where nothing had to be computed again.
 """
 
 from __future__ import annotations
 
-import ast
-import dis
-import hashlib
-import importlib
-import inspect
 import json
 import os
 import re
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import joblib
@@ -44,138 +34,19 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from lab.paths import cache_folder, repository_root
+from lab.paths import cache_folder
+from lab.study.code import Meaning
 from rfmi.runs import canonical, digest, remove_leftovers, write_atomically
 
 SECONDS_BETWEEN_PROGRESS = 10.0
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
-OWN_PACKAGES = ("rfmi", "lab")
-
-
-def code_version(*modules: Any) -> str:
-    """The hash of what is computed by.
-
-    modules: modules or their names, of a package every module in it; worlds, by their `sources`; other files, by their
-        paths in the checkout, as "data/base_model/checksums.json"
-    """
-    sources = {}
-    for module in modules:
-        if isinstance(module, str) and "/" in module:
-            sources[module] = hashlib.sha256((repository_root() / module).read_bytes()).hexdigest()
-        elif hasattr(module, "sources"):
-            sources[module.name] = code_version(*module.sources)
-        else:
-            module = importlib.import_module(module) if isinstance(module, str) else module
-            file = Path(module.__file__)
-            files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-            for path in files:
-                name = f"{module.__name__}:{path.relative_to(file.parent).as_posix()}"
-                sources[name] = bare(path.read_text(encoding="utf-8"))
-    return digest(sources)[:16]
-
-
-def bare(source: str) -> str:
-    """Python source without comments, docstrings and layout."""
-    tree = ast.parse(textwrap.dedent(source))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
-class Meaning:
-    """What a function's result is computed by: texts by name, and modules.
-
-    strict: whether a value that no text can stand for is refused
-    """
-
-    def __init__(self, function: Callable[..., Any], uses: Iterable[Any], strict: bool) -> None:
-        self.texts: dict[str, str] = {}
-        self.modules: dict[str, Any] = {getattr(each, "__name__", str(each)): each for each in uses}
-        self.strict, self.home = strict, getattr(function, "__module__", None)
-        self.add(getattr(function, "__name__", "function"), function)
-
-    def version(self) -> str:
-        """The hash of all of it."""
-        return digest([self.texts, code_version(*(self.modules[name] for name in sorted(self.modules)))])[:16]
-
-    def add(self, name: str, value: Any) -> None:
-        """Add a value that is named in the code, and all that it names in turn."""
-        value = inspect.unwrap(value) if callable(value) else value
-        home = getattr(value, "__module__", None) or ""
-        if isinstance(value, ModuleType):
-            return
-        if isinstance(value, partial):
-            self.add(f"{name}.func", value.func)
-            self.add(f"{name}.arguments", [value.args, value.keywords])
-        elif isinstance(value, FunctionType | type):
-            if home == "__main__":
-                self.add_source(name, value)
-            elif home == self.home or home.split(".")[0] in OWN_PACKAGES:
-                self.modules[home] = sys.modules[home]
-        elif hasattr(value, "sources"):
-            self.modules[name] = value
-        elif not callable(value):
-            self.add_value(name, asdict(value) if is_dataclass(value) else value)
-
-    def add_source(self, name: str, value: FunctionType | type) -> None:
-        """Add a function or class of the notebook and what its code names."""
-        if name in self.texts:
-            return
-        try:
-            self.texts[name] = bare(inspect.getsource(value))
-        except (OSError, SyntaxError) as error:  # a lambda within a call is no statement of its own
-            if self.strict:
-                raise ValueError(f"the source of {name} cannot be read; define it with `def` in a cell") from error
-            self.texts[name] = value.__code__.co_code.hex() if isinstance(value, FunctionType) else name
-        if isinstance(value, type):
-            return
-        self.add_value(f"{name}.defaults", [value.__defaults__, value.__kwdefaults__])
-        read = read_names(value.__code__, "LOAD_GLOBAL", "LOAD_NAME") & value.__globals__.keys()
-        names = inspect.getclosurevars(value).nonlocals | {each: value.__globals__[each] for each in read}
-        for each, item in names.items():
-            self.add(each, item)
-            if isinstance(item, ModuleType) and item.__name__.split(".")[0] in OWN_PACKAGES:
-                for attribute in read_names(value.__code__, "LOAD_ATTR", "LOAD_METHOD") & set(dir(item)):
-                    self.add(f"{each}.{attribute}", getattr(item, attribute))
-
-    def add_value(self, name: str, value: Any) -> None:
-        """Add a plain value."""
-        try:
-            self.texts[name] = canonical(value)
-        except (TypeError, ValueError) as error:
-            if self.strict:
-                raise TypeError(
-                    f"{name} is a {type(value).__name__}, which the key of a unit cannot hold; make it a parameter of "
-                    "plain values, or make it within the function"
-                ) from error
-            self.texts[name] = type(value).__name__
-
-
-def instructions(code: CodeType) -> Iterator[dis.Instruction]:
-    """The instructions of a function and of the functions in it."""
-    yield from dis.get_instructions(code)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from instructions(constant)
-
-
-def read_names(code: CodeType, *operations: str) -> set[str]:
-    """The names that a function reads by these operations."""
-    return {each.argval for each in instructions(code) if each.opname in operations}
 
 
 def check_kind(kind: str) -> str:
     """`kind`, where it can name a folder. Raises ValueError where it cannot."""
     if not re.fullmatch(r"[A-Za-z0-9_-]+", kind):
-        raise ValueError(f"{kind!r} would name a folder: use letters, digits, - and _ only")
+        raise ValueError(f"{kind!r} would name a folder or a file: use letters, digits, - and _ only")
     return kind
-
-
-def check_workers(workers: int) -> None:
-    """Raises ValueError for a number of processes that is none."""
-    if workers < 1:
-        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
 
 
 @dataclass(frozen=True)
@@ -194,31 +65,26 @@ class Unit:
 
     @property
     def path(self) -> Path:
-        """The unit's file."""
         return self.folder / check_kind(self.kind) / f"{self.key}.json"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What its file says it answers."""
+        return {"kind": self.kind, "parameters": json.loads(canonical(self.parameters)), "code": self.code}
 
     def read(self) -> dict[str, Any] | None:
         """The finished unit with its `result` and `seconds`; None where there is none that can be trusted."""
         try:
             entry = json.loads(self.path.read_text(encoding="utf-8"))
-            asked = [self.kind, json.loads(canonical(self.parameters)), self.code]
-            whole = [entry["kind"], entry["parameters"], entry["code"]] == asked
-            good = whole and entry["sha256"] == digest([entry["result"], entry["seconds"]])
-            return entry if good else None
+            right = {name: entry[name] for name in self.asked} == self.asked
+            return entry if right and entry["sha256"] == digest([entry["result"], entry["seconds"]]) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None  # absent, cut short or damaged: to be computed (again)
 
     def write(self, result: Any, seconds: float = 0.0) -> dict[str, Any]:
         """Keep the unit's result; returns what a later `read` will."""
-        result, seconds = json.loads(canonical(result)), round(seconds, 3)
-        entry = {
-            "kind": self.kind,
-            "parameters": json.loads(canonical(self.parameters)),
-            "code": self.code,
-            "seconds": seconds,
-            "result": result,
-            "sha256": digest([result, seconds]),
-        }
+        answer = {"seconds": round(seconds, 3), "result": json.loads(canonical(result))}
+        entry = {**self.asked, **answer, "sha256": digest([answer["result"], answer["seconds"]])}
         write_atomically(self.path, json.dumps(entry, indent=1) + "\n")
         return entry
 
@@ -289,28 +155,6 @@ def run(
     return [entries[key]["result"] for key in keys]
 
 
-def longest(unit: Unit, seconds: float) -> float:
-    """The most that work which resumes by itself has taken: a later call finds it done."""
-    kept = Unit("seconds", {"of": unit.kind, "unit": unit.key}, unit.code)
-    before = kept.read()
-    if before is not None and before["seconds"] >= seconds:
-        return before["seconds"]
-    return kept.write(None, seconds)["seconds"]
-
-
-def note_seconds(key: str, seconds: float) -> None:
-    """Tell the runner, where there is one, what a unit that this notebook uses has cost."""
-    if os.environ.get(SECONDS_FILE):
-        with open(os.environ[SECONDS_FILE], "a", encoding="utf-8") as file:
-            file.write(f"{key} {seconds:.3f}\n")
-
-
-def seconds_of_units(file: Path) -> float:
-    """The seconds noted in a file, those of one unit once."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return round(sum(map(float, dict(line.split() for line in lines).values())), 1)
-
-
 def together(function: Callable[[], Any], workers: int = 1) -> Any:
     """`function()` in `workers` processes at once that share its work; returns the result of the first.
 
@@ -332,3 +176,30 @@ def one_of_several(function: Callable[[], Any], number: int) -> Any:
     with one_thread():
         result = function()
     return result if number == 0 else None
+
+
+def check_workers(workers: int) -> None:
+    if workers < 1:
+        raise ValueError(f"workers counts processes and is at least 1, got {workers}")
+
+
+def longest(unit: Unit, seconds: float) -> float:
+    """The most that work which resumes by itself has taken: a later call finds it done."""
+    kept = Unit("seconds", {"of": unit.kind, "unit": unit.key}, unit.code)
+    before = kept.read()
+    if before is not None and before["seconds"] >= seconds:
+        return before["seconds"]
+    return kept.write(None, seconds)["seconds"]
+
+
+def note_seconds(key: str, seconds: float) -> None:
+    """Tell the runner, where there is one, what a unit that this notebook uses has cost."""
+    if os.environ.get(SECONDS_FILE):
+        with open(os.environ[SECONDS_FILE], "a", encoding="utf-8") as file:
+            file.write(f"{key} {seconds:.3f}\n")
+
+
+def seconds_of_units(file: Path) -> float:
+    """The seconds noted in a file, those of one unit once."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return round(sum(map(float, dict(line.split() for line in lines).values())), 1)

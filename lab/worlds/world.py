@@ -12,8 +12,8 @@ A world is a module with
     auxiliary_score(images, prompts)              (n,), what needs a second model, or None
     pipeline(device, dtype)                       the model that comes with it, or None: then the user names one
 
-and, where its answers depend on more code than its own, `sources`, the names of the modules they depend on. Images are
-tensors (n, 3, H, W) in [0, 1]; a seed is a number or a text. `load_world` finds the module and checks every answer.
+and, where its answers depend on more than its own code, `sources`: names of modules, paths of files in the checkout.
+Images are tensors (n, 3, H, W) in [0, 1]; a seed is a number or a text. `load_world` finds the module and checks every answer.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class World:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The modules, packages with all that is in them, whose code the answers depend on."""
+        """What the answers depend on: modules, packages with all that is in them, and files of the checkout."""
         return tuple(getattr(self.module, "sources", (self.module.__name__,)))
 
     def prompts(self, category: str, split: str = "val") -> tuple[str, ...]:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 name = "shapes"
 categories = CATEGORIES
-sources = ("lab.worlds.shapes", "rfmi.pipelines.vocabulary")
+sources = (
+    "lab.worlds.shapes",
+    "rfmi.pipelines.vocabulary",
+    "data/base_model/checksums.json",
+    "data/base_clip/checksums.json",
+)
 
 
 def prompts(category: str, split: str = "val") -> tuple[str, ...]:
