@@ -12,11 +12,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import integrate, stats
 from scipy.special import ndtr
 
-from lab.oracles import tasks
+from lab.oracles import digits, tasks
 from lab.oracles.tasks.beyond_normal import BIMODAL_X, BIMODAL_Y, WAVES_X, WAVES_Y
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -315,6 +316,36 @@ def test_bad_input_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message) as refusal:
         call()
     assert "\n" not in str(refusal.value)
+
+
+# Digits
+
+
+@pytest.mark.parametrize(
+    ("test", "of_y"), [("dependence", 2), ("independence", 3), ("processing", 6), ("additivity", 6), ("label", None)]
+)
+def test_digit_pairs_are_rows_of_the_digits(test, of_y):
+    x, y = digits.digit_pairs(test, 2, components=3, seed=1)
+    halved = test == "additivity"
+    assert x.shape == (898 if halved else 1797, 6 if halved else 3) and len(x) == len(y)
+    assert y.shape[1:] == (() if of_y is None else (of_y,))
+    np.testing.assert_array_equal(x, digits.digit_pairs(test, 2, components=3, seed=1)[0])
+
+
+def test_the_laws_of_the_digits_hold_where_intervals_allow():
+    values = {"dependence": 1.0, "independence": 0.05, "processing": 1.1, "additivity": 1.5, "label": 2.5}
+    means = pd.DataFrame([{"test": t, "level": 3 * (t == "dependence"), "value": v} for t, v in values.items()])
+    means = means.assign(low=means.value - 0.1, high=means.value + 0.1)
+    table = digits.against_laws(means, components=3).set_index("test")
+    assert table.holds.to_dict() == {
+        "dependence": None, "independence": True, "processing": True, "additivity": False, "label": False
+    }  # fmt: skip
+    assert table.expected["additivity"] == 2.0 and table.expected["label"] == pytest.approx(np.log(10), abs=1e-3)
+
+
+def test_another_test_of_digits_is_refused():
+    with pytest.raises(ValueError, match="choose dependence"):
+        digits.digit_pairs("other", 1, components=2, seed=0)
 
 
 # The script that makes the statistics

@@ -1,0 +1,59 @@
+"""Notebook 02's recorded numbers: of the forty tasks and of nothing else, and those of its sentences."""
+
+import json
+
+import nbformat
+import pandas as pd
+import pytest
+
+from lab.oracles.tasks import TASKS
+from lab.paths import data_folder, notebooks_folder, repository_root
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    text = (repository_root() / "reports" / "results" / "mi_benchmark.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def estimates(recorded):
+    return pd.DataFrame(recorded["estimates"])
+
+
+def test_every_task_is_there_with_its_truth_and_an_interval_around_its_value(estimates):
+    truth = estimates.task.map(lambda task: TASKS[task].mutual_information)
+    assert estimates.true.tolist() == pytest.approx(truth.tolist(), rel=1e-12)
+    assert set(estimates.task) == set(TASKS)
+    assert not estimates.duplicated(["task", "n", "seed"]).any()
+    assert estimates.value.between(estimates.low, estimates.high, inclusive="neither").all()
+
+
+def test_the_summary_is_that_of_the_estimates(recorded, estimates):
+    error = (estimates.value - estimates.true).abs()
+    by_n = error.groupby(estimates.n).mean()
+    assert {int(n): mean for n, mean in recorded["mae"].items()} == pytest.approx(by_n.to_dict(), rel=1e-5)
+    inside = estimates.true.between(estimates.low, estimates.high).groupby(estimates.n).mean()
+    assert {int(n): share for n, share in recorded["coverage"].items()} == pytest.approx(inside.to_dict())
+
+
+def test_the_first_sentence_is_the_recorded_numbers(recorded):
+    n, (low, high) = "10000", recorded["mae_interval"]["10000"]
+    text = " ".join(nbformat.read(notebooks_folder() / "02_benchmark.ipynb", 4).cells[0].source.split())
+    assert f"off by {recorded['mae'][n]:.3f} nats" in text and f"{low:.3f} to {high:.3f}" in text
+    assert recorded["within_0.1"][n] == recorded["tasks"][n] == 40 and f"{recorded['coverage'][n]:.0%}" in text
+    published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")
+    assert f"{published[n].min():.3f} nats" in text
+
+
+def test_the_reading_is_the_recorded_numbers(recorded, estimates):
+    shares = [recorded["coverage"][n] for n, seeds in recorded["seeds"].items() if seeds == 5]
+    cells = nbformat.read(notebooks_folder() / "02_benchmark.ipynb", 4).cells
+    text = next(" ".join(cell.source.split()) for cell in cells if cell.source.startswith("## Reading"))
+    assert f"{min(shares):.0%} to {max(shares):.0%}" in text
+    laws = {row["test"]: row["holds"] for row in recorded["digits"]}
+    assert [law for law, holds in laws.items() if holds is False] == ["additivity"]
+    assert "One law fails" in text
+    spirals = estimates[(estimates.n == 10_000) & estimates.task.str.startswith("spiral")]
+    others = estimates[(estimates.n == 10_000) & ~estimates.task.str.startswith("spiral")]
+    assert (spirals.value - spirals.true).abs().mean() > 2 * (others.value - others.true).abs().mean()
