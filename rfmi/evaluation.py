@@ -76,7 +76,8 @@ def evaluate(
     features: images (n, 3, height, width) to (n, d), for image quality.
     guidance, steps: of the drawing. device, batch: of `PipelineField`; `batch` images at once.
     Raises ValueError before anything is drawn for no prompts, a prompt that is repeated within its category, a judge
-    whose table does not fit, or a folder that holds something else; OSError for a full disk.
+    or features that do not fit, or a folder that holds something else; TypeError for a judge's column that JSON cannot
+    hold; OSError for a full disk.
     """
     _check(prompts, images_per_prompt, guidance)
     folder, state, prompts_a_unit = Path(output), process_state(), max(1, batch // images_per_prompt)
@@ -86,7 +87,9 @@ def evaluate(
     }
     for category, field in fields.items():
         grey = torch.full((1, 3, *(side * pipeline.vae_scale_factor for side in field.shape[1:])), 0.5)
-        _judged(judge, grey, field.prompts[:1], category)
+        canonical(_judged(judge, grey, field.prompts[:1], category).to_dict("records"))
+        if features is not None:
+            _embedded(features, grey)
     settings = {
         "prompts": hashlib.sha256(json.dumps({k: list(v) for k, v in prompts.items()}).encode()).hexdigest(),
         "images_per_prompt": images_per_prompt,
@@ -118,7 +121,7 @@ def evaluate(
         table = table.assign(category=category, prompt=texts, seed=list(seeds) * len(labels))
         tensors = {"aligned": torch.tensor(table.aligned.to_numpy(float))}
         if features is not None:
-            tensors["features"] = torch.as_tensor(features(images))
+            tensors["features"] = _embedded(features, images)
         write_tensors(units[category, first], tensors, {"rows": canonical(table.to_dict("records"))})
     state.wait_for_everyone()
     tables, embedded = zip(*map(_read_unit, units.values()), strict=True)
@@ -168,6 +171,16 @@ def _judged(judge: Judge, images: Tensor, texts: Sequence[str], category: str) -
     if not np.isfinite(numbers).all():
         raise ValueError("the judge gave an image an `aligned` or a `score` that is no number; give one to each")
     return table.reset_index(drop=True)
+
+
+def _embedded(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """The images' features. Raises ValueError for those that do not fit."""
+    embedded = torch.as_tensor(features(images))
+    if embedded.ndim != 2 or len(embedded) != len(images):
+        raise ValueError(
+            f"the features of {len(images)} images have the shape {tuple(embedded.shape)}; give one row an image"
+        )
+    return embedded
 
 
 def _read_unit(path: Path) -> tuple[pd.DataFrame, Tensor | None]:

@@ -1,7 +1,10 @@
 """Selection: what is kept is best by the score, candidates are the pipeline's own images, and nothing is lost."""
 
 import json
+import math
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,13 +14,12 @@ from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 
 from lab.worlds.shapes.shipped import base_pipeline
-import rfmi
-from rfmi.sampling import path_scores
-from rfmi.pipelines import PipelineField, sample
+from rfmi.pipelines import Conditioning, PipelineField
+from rfmi.sampling import path_scores, sample
 from rfmi.scoring import METHODS, re_noising_scores
 from rfmi.scoring.re_noising import method_draws
-from rfmi.selection import Pruning, candidates, read_selection, select, selecting
-from rfmi.selection.folder import fingerprint, unit_path
+from rfmi.selection import Pruning, Selection, best, candidates, read_selection, select, selecting, worst
+from rfmi.selection.folder import unit_path
 
 TEXTS = ["a red circle", "two blue squares"]
 SMALL = {"method": "re_noising_high_noise", "candidates": 3, "keep": 1, "steps": 3, "guidance": 2.0, "seed": 5}
@@ -38,12 +40,8 @@ def image_of(selection, row):
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def kept_rows(selection):
-    return selection.candidates[selection.candidates["rank"].notna()].sort_values(["prompt_id", "rank"])
-
-
 def test_a_candidate_is_the_pipelines_image_of_its_seed(pipeline, whole):
-    for row in kept_rows(whole).itertuples():
+    for row in whole.kept.itertuples():
         expected = pipeline(
             row.prompt, generator=torch.Generator().manual_seed(row.seed), guidance_scale=2.0, num_inference_steps=3,
             max_sequence_length=1, output_type="pt",
@@ -63,7 +61,7 @@ def test_every_prompt_has_seeds_of_its_own(whole):
 
 def test_the_score_in_the_table_is_that_of_the_kept_latents(pipeline, whole):
     field, method = PipelineField(pipeline, TEXTS), METHODS["re_noising_high_noise"]
-    for i, row in enumerate(kept_rows(whole).itertuples()):
+    for i, row in enumerate(whole.kept.itertuples()):
         again = re_noising_scores(field, whole.latents[i : i + 1], whole.prompt_id[i : i + 1], method, seed=5 + 3 * i)
         assert row.score == pytest.approx(again.values.item(), rel=1e-3, abs=1e-2)
         assert row.standard_error == pytest.approx(again.standard_errors.item(), rel=1e-3, abs=1e-2)
@@ -102,7 +100,7 @@ def test_without_guidance_drawing_leaves_out_the_null_branch(pipeline, tmp_path)
 
 def test_a_finalist_goes_on_to_the_image_it_would_have_been(pipeline, whole, tmp_path):
     pruned = select(pipeline, TEXTS, output=tmp_path, prune=Pruning(rounds=((3, 4),)), **SMALL)
-    assert kept_rows(pruned).seed.tolist() == kept_rows(whole).seed.tolist()
+    assert pruned.kept.seed.tolist() == whole.kept.seed.tolist()
     torch.testing.assert_close(pruned.latents, whole.latents, rtol=1e-4, atol=1e-4)
     assert pruned.candidates.draft_score.isna().all(), "no draft could be dropped, so none was drawn"
     for column in ("score", "standard_error"):
@@ -148,8 +146,8 @@ def test_a_draft_is_the_image_of_the_first_steps_and_the_long_ones(pipeline, tmp
     np.testing.assert_allclose(pruned.candidates.draft_score, expected, rtol=1e-3, atol=1e-2)
     last = int(expected.argmax())
     whole = select(pipeline, TEXTS[:1], output=tmp_path / "whole", **arguments | {"keep": 3})
-    assert kept_rows(pruned).seed.item() == SMALL["seed"] + last
-    place = kept_rows(whole).seed.tolist().index(SMALL["seed"] + last)
+    assert pruned.kept.seed.item() == SMALL["seed"] + last
+    place = whole.kept.seed.tolist().index(SMALL["seed"] + last)
     torch.testing.assert_close(pruned.latents[0], whole.latents[place], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(pruned.candidates.score[last], whole.candidates.score[last], rtol=1e-3, atol=1e-2)
 
@@ -170,6 +168,7 @@ def test_any_method_can_be_pruned(pipeline, tmp_path, method):
     assert found.score.notna().sum() == 2 and found.fate.tolist().count("kept") == 1
 
 
+@pytest.mark.slow
 def test_pruning_against_other_prompts(pipeline, tmp_path):
     texts, arguments = [*TEXTS, "a green square"], SMALL | {"method": "against_prompts"}
     whole = select(pipeline, texts, output=tmp_path / "whole", **arguments)
@@ -208,11 +207,150 @@ def test_a_killed_run_goes_on_at_the_next_prompt(pipeline, whole, tmp_path, monk
     assert torch.equal(again.latents, whole.latents)
 
 
+def same(a, b):
+    pd.testing.assert_frame_equal(a.candidates, b.candidates)
+    assert torch.equal(a.latents, b.latents) and torch.equal(a.prompt_id, b.prompt_id)
+    for name in ("latents.safetensors", "embeddings.safetensors", "images/metadata.jsonl"):
+        assert (a.folder / name).read_bytes() == (b.folder / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_two_processes_choose_as_one(pipeline, whole, tmp_path, in_two_processes):
     in_two_processes(lambda: select(pipeline, TEXTS, output=tmp_path / "two", **SMALL))
-    again = read_selection(tmp_path / "two")
-    pd.testing.assert_frame_equal(again.candidates, whole.candidates)
+    same(read_selection(tmp_path / "two"), whole)
     assert len(list((tmp_path / "two" / "units").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_two_plain_processes_on_one_folder_choose_as_one(pipeline, whole, tmp_path, start_child, monkeypatch):
+    made = tmp_path / "made.txt"
+
+    def told(field, label, *rest):
+        with open(made, "a", encoding="utf-8") as log:
+            log.write(f"{label} {os.getpid()}\n")
+        return candidates.draw_candidates(field, label, *rest)
+
+    monkeypatch.setattr(selecting, "draw_candidates", told)
+    children = [start_child(lambda: select(pipeline, TEXTS, output=tmp_path / "two", **SMALL)) for _ in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    same(read_selection(tmp_path / "two"), whole)
+    lines = [line.split() for line in made.read_text().splitlines()]
+    assert sorted(label for label, _ in lines) == ["0", "1"], "no prompt was drawn twice"
+    assert {int(process) for _, process in lines} == set(children)
+    assert not list((tmp_path / "two").rglob("*.claim"))
+
+
+def test_all_are_kept_by_default_and_one_where_candidates_are_pruned(pipeline, whole, tmp_path):
+    asked = {name: value for name, value in SMALL.items() if name != "keep"}
+    every = select(pipeline, TEXTS, output=tmp_path / "all", **asked)
+    assert len(every.latents) == 6 and set(every.candidates.fate) == {"kept"}
+    assert every.kept.groupby("prompt_id").score.apply(lambda own: own.is_monotonic_decreasing).all()
+    assert every.kept["rank"].tolist() == [0, 1, 2, 0, 1, 2]
+    same_images = best(every)
+    assert same_images.kept.seed.tolist() == whole.kept.seed.tolist()
+    torch.testing.assert_close(same_images.latents, whole.latents)
+    pruned = select(pipeline, TEXTS, output=tmp_path / "one", prune=Pruning(rounds=((2, 2),)), **asked)
+    assert pruned.prompt_id.tolist() == [0, 1]
+
+
+# What a selection answers
+
+
+def made_up(folder=Path("nowhere")):
+    """Two prompts' candidates, listed in another order than they were kept."""
+    table = pd.DataFrame(
+        {
+            "prompt_id": [0, 0, 0, 1, 1, 1],
+            "prompt": ["red"] * 3 + ["blue"] * 3,
+            "seed": [10, 11, 12, 13, 14, 15],
+            "fate": ["kept", "scored", "kept", "kept", "kept", "kept"],
+            "score": [1.0, 0.0, 2.0, 5.0, 3.0, 4.0],
+            "rank": [1.0, np.nan, 0.0, 0.0, 2.0, 1.0],
+        }
+    )
+    latents = torch.tensor([12.0, 10, 13, 15, 14]).reshape(5, 1, 1, 1)
+    conditioning = Conditioning({"encoder_hidden_states": torch.zeros(3, 1, 1)})
+    return Selection(folder, table, latents, torch.tensor([0, 0, 1, 1, 1]), conditioning)
+
+
+def assert_consistent(selection, seeds):
+    """Rows, latents and prompts tell of the same images, which are these."""
+    assert selection.kept.seed.tolist() == seeds == selection.latents.flatten().int().tolist()
+    assert selection.kept.prompt_id.tolist() == selection.prompt_id.tolist()
+
+
+def test_kept_rows_are_in_the_order_of_the_latents():
+    selection = made_up()
+    assert_consistent(selection, [12, 10, 13, 15, 14])
+    assert selection.prompts == ["red", "blue"]
+    assert repr(selection) == "Selection of 5 of 6 candidates for 2 prompts"
+
+
+def test_images_are_read_in_the_order_of_the_latents(pipeline, whole, tmp_path):
+    (tmp_path / "images").mkdir()
+    for prompt, seed in ((0, 12), (0, 10), (1, 13), (1, 15), (1, 14)):
+        pixels = np.full((4, 6, 3), (seed, 255, 0), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{prompt:05d}_{seed:05d}.png")
+    images = made_up(tmp_path).images()
+    assert images.shape == (5, 3, 4, 6) and images.dtype == torch.float32
+    torch.testing.assert_close(255 * images[:, 0, 0, 0], torch.tensor([12.0, 10, 13, 15, 14]))
+    assert (images[:, 1] == 1).all() and (images[:, 2] == 0).all()
+    decoded = PipelineField(pipeline, TEXTS).decode(whole.latents)
+    assert (whole.images() - decoded).abs().max() <= 0.5 / 255 + 1e-3
+
+
+@pytest.mark.parametrize("values", [[1.0, 2, 3, 4, 5], np.arange(1, 6), torch.arange(1.0, 6)], ids=["list", "array", "tensor"])
+def test_a_column_is_given_in_the_order_of_the_latents(values):
+    selection = made_up()
+    more = selection.with_column("judge", values)
+    assert more.kept.judge.tolist() == [1, 2, 3, 4, 5] and more.scores("judge").tolist() == [1, 2, 3, 4, 5]
+    assert more.candidates.set_index("seed").judge.drop(11).to_dict() == {12: 1, 10: 2, 13: 3, 15: 4, 14: 5}
+    assert math.isnan(more.candidates.set_index("seed").judge[11])
+    assert "judge" not in selection.candidates and more.folder == selection.folder
+    assert_consistent(more, [12, 10, 13, 15, 14])
+    assert more.with_column("judge", [0.0] * 5).scores("judge").tolist() == [0] * 5
+
+
+def test_the_best_and_the_worst_of_every_prompt_by_a_column():
+    selection = made_up().with_column("judge", [0.0, 1.0, 0.3, 0.2, 0.7])
+    assert_consistent(best(selection), [12, 13])
+    assert_consistent(worst(selection), [10, 14])
+    assert_consistent(best(selection, by="judge"), [10, 14])
+    assert_consistent(worst(selection, by="judge"), [12, 15])
+    assert_consistent(best(best(selection)), [12, 13])
+    assert len(best(selection).candidates) == 6
+
+
+def test_a_part_of_a_selection_is_consistent():
+    selection = made_up()
+    assert_consistent(selection.keeping(torch.tensor([False, True, True, False, True])), [10, 13, 14])
+    assert_consistent(selection.of_prompts([1]), [13, 15, 14])
+    assert_consistent(selection.without_prompts([1]), [12, 10])
+    assert_consistent(selection.of_prompts([]), [])
+    part = selection.keeping(torch.tensor([False, True, False, False, True])).with_column("judge", [1.0, 2.0])
+    assert part.scores("judge").tolist() == [1, 2]
+    assert selection.of_prompts([1]).prompts == ["red", "blue"], "numbers of prompts go on meaning the same"
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda s: s.scores("typo"), "no column 'typo'; it has score, extra"),
+        (lambda s: s.scores("prompt"), "'prompt' .* no number"),
+        (lambda s: s.with_column("a", [1.0, math.nan, 1, 1, 1]).scores("a"), "'a' .* no number"),
+        (lambda s: s.with_column("a", [1.0, math.inf, 1, 1, 1]).scores("a"), "'a' .* no number"),
+        (lambda s: s.with_column("a", [1.0] * 6), "6 values for 5 kept images"),
+        (lambda s: best(s, by="typo"), "no column 'typo'"),
+        (lambda s: worst(s.with_column("a", [math.nan] * 5), by="a"), "no number"),
+    ],
+)
+def test_what_a_selection_cannot_answer_is_said_in_one_sentence(call, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        call(made_up().with_column("extra", [0.0] * 5))
+    assert "\n" not in str(raised.value)
+
+
+# Methods, folders, faults
 
 
 def test_a_path_score_can_choose(pipeline, tmp_path):
@@ -222,7 +360,7 @@ def test_a_path_score_can_choose(pipeline, tmp_path):
 
 def test_a_method_of_ones_own_can_choose(pipeline, whole, tmp_path):
     own = SMALL | {"method": METHODS[SMALL["method"]]}
-    assert kept_rows(select(pipeline, TEXTS, output=tmp_path, **own)).seed.tolist() == kept_rows(whole).seed.tolist()
+    assert select(pipeline, TEXTS, output=tmp_path, **own).kept.seed.tolist() == whole.kept.seed.tolist()
     cheaper = SMALL | {"method": replace(METHODS[SMALL["method"]], noises=1)}
     with pytest.raises(ValueError, match="another method"):
         select(pipeline, TEXTS, output=tmp_path, **cheaper)
@@ -240,14 +378,12 @@ def test_another_selection_is_not_mixed_in(pipeline, whole):
         select(pipeline, TEXTS, output=whole.folder, **(SMALL | {"seed": 6, "candidates": 4}))
 
 
-def test_other_weights_have_another_fingerprint(pipeline):
-    before, weight = fingerprint(pipeline.transformer), next(pipeline.transformer.parameters())
-    kept = weight.detach().clone()
-    with torch.no_grad():
-        weight.view(-1)[0] += 1
-        changed = fingerprint(pipeline.transformer)
-        weight.copy_(kept)
-    assert changed != before == fingerprint(pipeline.transformer)
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "training.json", "checkpoint.safetensors"])
+def test_a_folder_of_a_fine_tuning_is_refused(pipeline, tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="holds something else"):
+        select(pipeline, TEXTS, output=tmp_path, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(
@@ -261,6 +397,9 @@ def test_other_weights_have_another_fingerprint(pipeline):
         ({"prompts": [*TEXTS, TEXTS[0]]}, "listed 2 times"),
         ({"prompts": ["a red dragon"]}, "does not know"),
         ({"steps": 2}, "at least 3 steps"),
+        ({"guidance": -1.0}, "guidance is -1"),
+        ({"guidance": math.nan}, "guidance is nan"),
+        ({"guidance": math.inf}, "guidance is inf"),
         ({"prune": 5}, "give True, False"),
         ({"method": "against_prompts"}, "have no 2 others"),
         ({"method": "path", "prune": True}, "scores whole paths"),
