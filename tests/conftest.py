@@ -78,8 +78,7 @@ def in_two_processes(start_child):
 NOTEBOOK = """
 # A small study
 ---
-## Question
-
+question
 Is the mean of $n$ draws small?
 ---
 parameters
@@ -111,8 +110,8 @@ print(f"The mean of {n_samples} draws is {'small' if abs(draws.mean()) < 10 else
 def write_notebook(tmp_path):
     """A function that writes a notebook into a study of its own in `tmp_path` and returns its path.
 
-    The text's cells are separated by ---; a cell that starts with # is Markdown, a first line "parameters" or
-    "verdict" is a tag.
+    The text's cells are separated by ---; a cell that starts with # is Markdown, a first line "parameters",
+    "question" or "verdict" is a tag.
     """
 
     def write(text: str = NOTEBOOK, name: str = "01_small", profiles: dict | None = None) -> Path:
@@ -120,8 +119,8 @@ def write_notebook(tmp_path):
         for source in text.strip().split("\n---\n"):
             source = source.strip()
             tag, _, rest = source.partition("\n")
-            tagged = tag in ("parameters", "verdict")
-            new = new_markdown_cell if source.startswith("#") else new_code_cell
+            tagged = tag in ("parameters", "verdict", "question")
+            new = new_markdown_cell if source.startswith("#") or tag == "question" else new_code_cell
             cells.append(
                 new(rest if tagged else source, metadata={"tags": [tag]} if tagged else {}, id=f"cell-{len(cells)}")
             )

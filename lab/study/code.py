@@ -1,4 +1,9 @@
-"""What a result is computed by, as a hash: the source of functions, the plain values they name, the modules they use.
+"""What a result is computed by, as a hash.
+
+    function          the source of a function of the notebook, of those it names there, and the plain values it names;
+                      of a function of a module, the module
+    named things      the modules in which the functions and classes of `rfmi` and `lab` that it names are defined
+    uses              the modules that the caller adds, with all that is in a package
 
 Comments, docstrings and layout do not count.
 """

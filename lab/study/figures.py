@@ -30,18 +30,11 @@ STYLE |= {"lines.markersize": 5, "errorbar.capsize": 2}
 BESIDE = {"bbox_to_anchor": (1.01, 1), "loc": "upper left", "fontsize": 8}
 
 
-def use_style() -> None:
-    """The theme of the study."""
-    seaborn.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.9, rc=STYLE)
-
-
 def panels(
     rows: int = 1, columns: int = 1, *, size: tuple[float, float] = WIDE, **options: object
 ) -> tuple[Figure, Axes]:
-    """A figure of rows x columns panels in the study's style; returns (figure, axes) as `matplotlib.pyplot.subplots`
-    does.
-    """
-    use_style()
+    """(figure, axes) of rows x columns panels in the study's style, as `matplotlib.pyplot.subplots` gives them."""
+    seaborn.set_theme(context="notebook", style="whitegrid", palette=PALETTE, font_scale=0.9, rc=STYLE)
     return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
 
 
@@ -77,33 +70,30 @@ def points(
     bars: (value, name) of lines across
     axes: a panel to draw into; a figure of its own without
     """
-    table = _with_columns(table, x, by)
-    places, names = list(dict.fromkeys(table[x])), list(dict.fromkeys(table[by] if by else [""]))
+    series = _series(table, x, by)
+    places = list(dict.fromkeys(place for part in series.values() for place in part[x]))
     if axes is None:
         _, axes = panels(size=(7.2, 0.36 * len(places) + 1.2) if horizontal else WIDE)
-    colour, marker = colours(names), markers(names)
-    crowded = table[x].duplicated().any()  # several series in one place stand beside each other
-    for k, name in enumerate(names):
-        part = table[table[by] == name] if by else table
-        shift = 0.5 * ((k + 0.5) / len(names) - 0.5) if crowded else 0.0
-        where = [places.index(place) + shift for place in part[x]]
-        error = _interval(part, y)
-        style = {"fmt": marker[name], "color": colour[name], "label": name}
-        if horizontal:
-            axes.errorbar(part[y], where, xerr=error, **style)
-        else:
-            axes.errorbar(where, part[y], yerr=error, **style)
+    colour, marker = colours(series), markers(series)
+    crowded = sum(map(len, series.values())) > len(places)  # several series in one place stand beside each other
+    for k, (name, part) in enumerate(series.items()):
+        shift = 0.5 * ((k + 0.5) / len(series) - 0.5) if crowded else 0.0
+        where, error = [places.index(place) + shift for place in part[x]], None
+        if {"low", "high"} <= {*part.columns}:
+            error = np.maximum(0, [part[y] - part.low, part.high - part[y]])
+        style = {"fmt": marker[name], "color": colour[name], "label": name, "xerr" if horizontal else "yerr": error}
+        axes.errorbar(*((part[y], where) if horizontal else (where, part[y])), **style)
+    end = len(places) - 0.5
     for value, name in bars:
         (axes.axvline if horizontal else axes.axhline)(value, color="k", lw=0.8, ls="--" if name else "-")
-        end = len(places) - 0.5
         axes.annotate(name, (value, end) if horizontal else (end, value), fontsize=8, ha="right", va="bottom")
+    of_places, of_values = "yx" if horizontal else "xy"
+    axes.set(**{f"{of_places}ticks": range(len(places)), f"{of_places}ticklabels": places, f"{of_values}label": label})
     if horizontal:
-        axes.set(yticks=range(len(places)), yticklabels=places, ylim=(len(places) - 0.5, -0.5), xlabel=label)
-        axes.set(xlim=limits) if limits else None
-    else:
-        axes.set(xticks=range(len(places)), xticklabels=places, ylabel=label)
-        axes.set(ylim=limits) if limits else None
-    if len(names) > 1:
+        axes.set_ylim(end, -0.5)
+    if limits:
+        axes.set(**{f"{of_values}lim": limits})
+    if len(series) > 1:
         axes.legend(**BESIDE)
     return axes.figure
 
@@ -127,23 +117,22 @@ def lines(
     log: the axes with a logarithmic scale, "x", "y" or "xy"
     axes: a panel to draw into; a figure of its own without
     """
-    table = _with_columns(table, x, by)
-    names = list(dict.fromkeys(table[by] if by else [""]))
+    series = _series(table, x, by)
     if axes is None:
-        _, axes = panels(size=WIDE if len(names) > 6 else (6.4, 3.8))
-    colour, marker = colours(names) | {"mean": "k"}, markers(names)
-    for name in names:
-        part = (table[table[by] == name] if by else table).sort_values(x)
+        _, axes = panels(size=WIDE if len(series) > 6 else (6.4, 3.8))
+    colour, marker = colours(series) | {"mean": "k"}, markers(series)
+    for name, part in series.items():
+        part = part.sort_values(x)
         if {"low", "high"} <= {*part.columns}:
-            axes.fill_between(part[x], part.low.astype(float), part.high.astype(float), color=colour[name], alpha=0.15,
-                              lw=0)  # fmt: skip
-        width = 2.5 if name == "mean" else 1
-        axes.plot(part[x], part[y], color=colour[name], marker=marker[name], lw=width, label=name)
+            ends = (part[end].astype(float) for end in ("low", "high"))
+            axes.fill_between(part[x], *ends, color=colour[name], alpha=0.15, lw=0)
+        look = {"color": colour[name], "marker": marker[name], "lw": 2.5 if name == "mean" else 1}
+        axes.plot(part[x], part[y], label=name, **look)
     if zero is not None:
         axes.axhline(zero, color="k", lw=0.8)
     axes.set(xlabel=(labels or (x, y))[0], ylabel=(labels or (x, y))[1])
     axes.set(**{f"{axis}scale": "log" for axis in log})
-    if len(names) > 1:
+    if len(series) > 1:
         axes.legend(**BESIDE)
     return axes.figure
 
@@ -175,17 +164,9 @@ def picture_grid(
     return figure
 
 
-def _with_columns(table: pd.DataFrame, *names: str | None) -> pd.DataFrame:
-    """The table with these columns, taken from its index where they are there. Raises ValueError where they are not."""
-    table = table if all(name is None or name in table for name in names) else table.reset_index()
-    for name in names:
-        if name is not None and name not in table:
-            raise ValueError(f"the table has no column {name!r}; it has {', '.join(map(str, table.columns))}")
-    return table
-
-
-def _interval(part: pd.DataFrame, y: str) -> np.ndarray | None:
-    """(2, n) how far the interval reaches below and above each value; None where there are none."""
-    if not {"low", "high"} <= {*part.columns}:
-        return None
-    return np.maximum(0, [part[y] - part.low, part.high - part[y]])
+def _series(table: pd.DataFrame, x: str, by: str | None) -> dict[str, pd.DataFrame]:
+    """The rows of every series by its name, "" where there is one; `x` and `by` may be in the index."""
+    table = table if {x, by} - {None} <= {*table.columns} else table.reset_index()
+    for name in {x, by} - {None, *table.columns}:
+        raise ValueError(f"the table has no column {name!r}; it has {', '.join(map(str, table.columns))}")
+    return {name: table[table[by] == name] for name in dict.fromkeys(table[by])} if by else {"": table}

@@ -41,9 +41,7 @@ def loaded(model: str, world: Any, device: str, precision: str) -> DiffusionPipe
 
 
 @cache
-def compiled_once(
-    model: str, world: Any, device: str, precision: str, compiled: bool, merged: bool
-) -> DiffusionPipeline:
+def kept(model: str, world: Any, device: str, precision: str, compiled: bool, merged: bool) -> DiffusionPipeline:
     """A process's own pipeline: as it is, or one whose weights come and go, which is compiled once for all of them."""
     pipeline = loaded(model, world, device, precision)
     if compiled:
@@ -73,10 +71,10 @@ def pipeline(
     With LoRAs it lasts until the next call with others.
     """
     if not loras:
-        return compiled_once(model, world, device, precision, compiled, merged=False)
+        return kept(model, world, device, precision, compiled, merged=False)
     if not 0 < weight < float("inf"):
         raise ValueError(f"the weight of the LoRAs is {weight}; give a number above 0")
-    vessel = compiled_once(model, world, device, precision, compiled, merged=True)
+    vessel = kept(model, world, device, precision, compiled, merged=True)
     source = loaded(model, world, "cpu", "float32")
     for lora in loras:
         source.load_lora_weights(lora)

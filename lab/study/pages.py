@@ -1,18 +1,14 @@
 """Executed notebooks as pages, and the index that a reader opens first.
 
 A page is nbconvert's `basic` body, which keeps alt texts, in a page of our own; formulas are set by MathJax. The index
-takes from each notebook its title, its question, its verdict and its figures:
-
-- title: the first first-level heading;
-- question, verdict: the cell tagged so (of a code cell what it printed or displayed), else what stands under that
-  heading;
-- figures: every <figure> that `lab.study.show` displayed, with its alt text.
+takes from each notebook its title (the first first-level heading), its question and its verdict (the cells tagged so;
+of a code cell what it printed or displayed), and every <figure> that `lab.study.show` displayed, with its alt text.
 """
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +25,17 @@ PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+%\|[^\r\n]*?\[[^\r\n\]]*\] *\n?|\r")
 INJECTED = "injected-parameters"  # the tag of the cell of a run's own parameters
 PLACE_OF_REPORT = re.compile(r"^output = .*\n?", re.MULTILINE)
 KEPT_CELL_METADATA = ("tags", "alt")
+FIGURE = re.compile(r'<figure id="([^"]+)".*?<img [^>]*?alt="([^"]*)"', re.DOTALL)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-class FigureFinder(HTMLParser):
-    """Collects (name, alt text) of every <figure id=name> that holds an <img alt=...>."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.figures: list[dict[str, str]] = []
-        self.name = ""
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Remember the figure's name; its image makes the entry."""
-        values = dict(attributes)
-        if tag == "figure":
-            self.name = values.get("id") or ""
-        elif tag == "img" and self.name:
-            self.figures.append({"name": self.name, "alt": values.get("alt") or ""})
-
-    def handle_endtag(self, tag: str) -> None:
-        """A figure ends with its tag."""
-        if tag == "figure":
-            self.name = ""
+def figures_in(page: str) -> list[dict[str, str]]:
+    """The name and the alt text of every figure in HTML as `lab.study.show` writes it."""
+    return [{"name": unescape(name), "alt": unescape(alt)} for name, alt in FIGURE.findall(page)]
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """Strip what differs between two equal runs (times, machine paths, the place of the report, progress bars), in
-    place; returns it.
-    """
+    """Strip, in place, what differs between equal runs: times, machine paths, the report's place, progress bars."""
     notebook.metadata = NotebookNode(
         kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python", pygments_lexer="ipython3")
     )
@@ -79,9 +57,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
 
 
 def shown_text(cell: NotebookNode) -> str:
-    """What a cell tells a reader, as Markdown: a Markdown cell's text, or what a code cell printed (line by line) or
-    displayed.
-    """
+    """What a cell tells a reader, as Markdown: its text, or what its code printed (line by line) or displayed."""
     if cell.cell_type == "markdown":
         return cell.source
     parts = []
@@ -93,35 +69,22 @@ def shown_text(cell: NotebookNode) -> str:
     return "\n\n".join(parts)
 
 
-def find_section(notebook: NotebookNode, name: str) -> str:
-    """The text of the cells tagged `name`, else all that is shown below a heading with that word, up to the next
-    heading.
-    """
-    tagged = [shown_text(cell) for cell in notebook.cells if name in cell.metadata.get("tags", [])]
-    if tagged:
-        return re.sub(r"^#+ .*\n?", "", "\n\n".join(tagged), flags=re.MULTILINE).strip()
-    text = "\n\n".join(shown_text(cell) for cell in notebook.cells)
-    section = re.search(
-        rf"^##+ [^\n]*\b{name}\b[^\n]*\n(.*?)(?=^#+ |\Z)", text, re.IGNORECASE | re.MULTILINE | re.DOTALL
-    )
-    return section[1].strip() if section else ""
+def tagged_text(notebook: NotebookNode, tag: str) -> str:
+    """What the cells of a tag tell a reader, their headings left out."""
+    texts = [shown_text(cell) for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    return re.sub(r"^#+ .*\n?", "", "\n\n".join(texts), flags=re.MULTILINE).strip()
 
 
 def summarise(notebook: NotebookNode, name: str) -> dict[str, Any]:
     """Title, question and verdict (Markdown) and figures (name, alt text) of an executed notebook."""
-    headings = (
-        re.search(r"^# (.+)$", cell.source, re.MULTILINE) for cell in notebook.cells if cell.cell_type == "markdown"
-    )
-    title = next((heading[1].strip() for heading in headings if heading), name)
-    finder = FigureFinder()
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            finder.feed(output.get("data", {}).get("text/html", ""))
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    title = re.search(r"^# (.+)$", "\n".join(texts), re.MULTILINE)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     return {
-        "title": title,
-        "question": find_section(notebook, "question"),
-        "verdict": find_section(notebook, "verdict"),
-        "figures": finder.figures,
+        "title": title[1].strip() if title else name,
+        "question": tagged_text(notebook, "question"),
+        "verdict": tagged_text(notebook, "verdict"),
+        "figures": [each for output in outputs for each in figures_in(output.get("data", {}).get("text/html", ""))],
     }
 
 

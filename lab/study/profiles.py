@@ -30,10 +30,7 @@ SHARED = "shared"
 
 
 class Refusal(ValueError):
-    """What was asked for cannot be run as it is; nothing has been run.
-
-    The message is one sentence that says what to do.
-    """
+    """What was asked for cannot be run as it is; nothing has been run. One sentence says what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,17 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The notebook's name, "02_benchmark" of "02_benchmark.ipynb"."""
         return self.notebook.stem
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> Refusal:
-    """The error for a name that is not known: its near matches, or all there are."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"choose from: {', '.join(known) or 'none there'}"
-    return Refusal(f"there is no {what} {name!r}; {advice}")
+def check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Raises Refusal for a name that is not known, with its near matches, or all there are."""
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+            all_there = f"choose from: {', '.join(sorted(known)) or 'none there'}"
+            advice = f"did you mean {' or '.join(near)}?" if near else all_there
+            raise Refusal(f"there is no {what} {name!r}; {advice}")
 
 
 def numbered_notebooks(folder: Path) -> dict[str, Path]:
@@ -66,28 +64,20 @@ def numbered_notebooks(folder: Path) -> dict[str, Path]:
 def choose_notebooks(names: Sequence[str], folder: Path) -> list[Path]:
     """The notebooks asked for, in the study's order; all of them for an empty list.
 
-    A name is "02_benchmark", "02_benchmark.ipynb", a path to it, or its number "02".
+    names: as "02_benchmark", "02_benchmark.ipynb", a path to it, or its number "02"
     """
     known = numbered_notebooks(folder)
     numbers = {stem[:2]: stem for stem in known}
-    chosen = set()
-    for name in names:
-        stem = Path(name).name.removesuffix(".ipynb")
-        stem = numbers.get(stem.zfill(2), stem)
-        if stem not in known:
-            raise unknown("notebook", name, known)
-        chosen.add(stem)
-    return [path for stem, path in known.items() if stem in chosen or not names]
+    stems = [Path(name).name.removesuffix(".ipynb") for name in names]
+    stems = [numbers.get(stem.zfill(2), stem) for stem in stems]
+    check_known("notebook", stems, known)
+    return [path for stem, path in known.items() if stem in stems or not stems]
 
 
 def load_profile(name: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """The profile's parameters by notebook.
-
-    Raises Refusal for an unknown profile and for a file that is not such a mapping.
-    """
+    """The profile's parameters by notebook. Raises Refusal for an unknown one, or for one that is no such mapping."""
     files = {path.stem: path for path in folder.glob("*.yaml")}
-    if name not in files:
-        raise unknown("profile", name, files)
+    check_known("profile", [name], files)
     content = yaml.safe_load(files[name].read_text(encoding="utf-8")) or {}
     if not isinstance(content, dict) or not all(isinstance(values or {}, dict) for values in content.values()):
         raise Refusal(
@@ -102,22 +92,17 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
 
     Raises Refusal for a default that is derived from something else.
     """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     defaults = {}
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if "parameters" not in cell["metadata"].get("tags", []):
-            continue
-        for statement in ast.parse("".join(cell["source"])).body:
-            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-                wrong = ast.unparse(statement)
-                raise Refusal(f"{notebook.stem} has {wrong!r} among its parameters; assign values only")
-            name = statement.targets[0].id
-            try:
-                defaults[name] = ast.literal_eval(statement.value)
-            except ValueError:
-                raise Refusal(
-                    f"parameter {name} of {notebook.stem} has the default {ast.unparse(statement.value)!r}; make it a "
-                    "plain value, as derived ones are not recomputed when a parameter is injected"
-                ) from None
+    for statement in ast.parse("\n".join(sources)).body:
+        try:
+            defaults[statement.targets[0].id] = ast.literal_eval(statement.value)
+        except (AttributeError, ValueError):
+            raise Refusal(
+                f"{notebook.stem} has {ast.unparse(statement)!r} among its parameters; assign plain values, as derived "
+                "ones are not recomputed when a parameter is injected"
+            ) from None
     return defaults
 
 
@@ -126,7 +111,7 @@ def of_same_type(value: Any, default: Any) -> bool:
     if default is None:
         return True
     if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
+        return type(value) is type(default)
     if isinstance(default, float):
         return isinstance(value, int | float)
     if isinstance(default, list | tuple):
@@ -143,14 +128,13 @@ def parse_value(text: str, default: Any) -> Any:
     return yaml.safe_load(text)
 
 
-def check_parameters(notebook: Path, parameters: dict[str, Any], defaults: dict[str, Any]) -> None:
+def check_parameters(notebook: str, parameters: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Raises Refusal for a parameter that the notebook does not have, or of another type than its default."""
+    check_known(f"parameter of {notebook} called", parameters, defaults)
     for name, value in parameters.items():
-        if name not in defaults:
-            raise unknown(f"parameter of {notebook.stem} called", name, defaults)
         if not of_same_type(value, defaults[name]):
             raise Refusal(
-                f"parameter {name} of {notebook.stem} is of type {type(defaults[name]).__name__} "
+                f"parameter {name} of {notebook} is of type {type(defaults[name]).__name__} "
                 f"(default {defaults[name]!r}), got {value!r} of type {type(value).__name__}; give one like the default"
             )
 
@@ -165,39 +149,29 @@ def plan(
 ) -> list[Job]:
     """The jobs of a run, every name and value checked; profiles are in `notebooks`/profiles.
 
-    overrides: (name, value as text) pairs that replace the profile's, each for every chosen notebook that has the
-    parameter.
+    names: notebooks, as `choose_notebooks` takes them
+    overrides: (parameter, value as text), before the profile's, for every chosen notebook that has the parameter
+    output: the report folder
     """
+    known, chosen = numbered_notebooks(notebooks), choose_notebooks(names, notebooks)
+    defaults = {name: default_parameters(path) for name, path in known.items()}
     values = load_profile(profile, notebooks / "profiles")
     shared = values.pop(SHARED, {})
-    known = numbered_notebooks(notebooks)
-    for name in values:
-        if name not in known:
-            raise unknown(f"notebook (profile {profile} names it)", name, known)
-    defaults = {name: default_parameters(path) for name, path in known.items()}
-    for name in shared:
-        everywhere = {parameter for own in defaults.values() for parameter in own}
-        if name not in everywhere - {RESERVED}:
-            raise unknown(f"parameter of any notebook (profile {profile} shares it) called", name, everywhere)
-    values = {
-        name: {each: value for each, value in shared.items() if each in own} | values.get(name, {})
-        for name, own in defaults.items()
-    }
-    for name, parameters in values.items():
-        check_parameters(known[name], parameters, defaults[name])
-    chosen = choose_notebooks(names, notebooks)
-    for name, _ in overrides:
-        if name == RESERVED:
-            raise Refusal(f"parameter {RESERVED} is set by the runner; use --output to choose the report folder")
-        if not any(name in defaults[path.stem] for path in chosen):
-            everything = {parameter for path in chosen for parameter in defaults[path.stem]}
-            raise unknown("parameter", name, everything - {RESERVED})
+    check_known(f"notebook (profile {profile} names it)", values, known)
+    everywhere = {parameter for own in defaults.values() for parameter in own} - {RESERVED}
+    check_known(f"parameter of any notebook (profile {profile} shares it) called", shared, everywhere)
+    if RESERVED in dict(overrides):
+        raise Refusal(f"parameter {RESERVED} is set by the runner; use --output to choose the report folder")
+    check_known("parameter", dict(overrides), {parameter for path in chosen for parameter in defaults[path.stem]})
     jobs = []
-    for path in chosen:
-        own = defaults[path.stem]
+    for name, path in known.items():
+        own = defaults[name]
         if RESERVED not in own:
-            raise Refusal(f'{path.stem} has no parameter {RESERVED}; add `{RESERVED} = ""` to its parameter cell')
-        given = {name: parse_value(text, own[name]) for name, text in overrides if name in own}
-        check_parameters(path, given, own)
-        jobs.append(Job(path, profile, {**values[path.stem], **given, RESERVED: output}))
+            raise Refusal(f'{name} has no parameter {RESERVED}; add `{RESERVED} = ""` to its parameter cell')
+        parameters = {each: value for each, value in shared.items() if each in own} | values.get(name, {})
+        check_parameters(name, parameters, own)
+        if path in chosen:
+            given = {each: parse_value(text, own[each]) for each, text in overrides if each in own}
+            check_parameters(name, given, own)
+            jobs.append(Job(path, profile, {**parameters, **given, RESERVED: output}))
     return jobs

@@ -6,20 +6,17 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from lab.paths import repository_root
 from rfmi.runs import versions
 
 
-def commit(root: Path | None = None) -> str:
-    """The checkout's short commit, with "+ changes" where tracked files differ from it; "unknown" outside a git
-    checkout.
-    """
+def commit() -> str:
+    """The checkout's short commit, "+ changes" where tracked files differ from it; "unknown" outside a checkout."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root or repository_root()), *arguments]
+        command = ["git", "-C", str(repository_root()), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
@@ -30,8 +27,9 @@ def commit(root: Path | None = None) -> str:
 
 
 def provenance(revision: str = "") -> dict[str, Any]:
-    """Versions, commit (`revision`, where it was asked for before), machine (architecture and the processors this
-    process may use) and the date in UTC.
+    """Versions, commit, machine (architecture and the processors this process may use) and the date in UTC.
+
+    revision: the commit, where it was asked for before
     """
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {

@@ -1,8 +1,7 @@
 """What a notebook hands to the report: named results as JSON, figures with caption and alt text.
 
 `output` is the notebook's parameter of that name: the report folder, or "" to write nothing (as the tested profile
-does). A figure is shown as HTML (<figure>, <img alt=...>, <figcaption>), because nbconvert's templates keep it as it
-is.
+does). A figure is shown as HTML (<figure>, <img alt=...>, <figcaption>), which nbconvert's templates keep as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import base64
 import io
 import json
 import math
-import re
 from html import escape
 from typing import Any
 
@@ -21,13 +19,8 @@ from matplotlib.figure import Figure
 
 from lab.paths import output_folder
 from lab.study.figures import RESOLUTION
+from lab.study.units import check_kind
 from rfmi.runs import plain, write_atomically
-
-
-def check_name(name: str) -> None:
-    """Raises ValueError for a name that would not do as a file's name."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ValueError(f"a name becomes a file's name: use letters, digits, - and _ only, got {name!r}")
 
 
 def without_nan(value: Any) -> Any:
@@ -44,10 +37,8 @@ def without_nan(value: Any) -> Any:
 
 
 def save_results(name: str, results: dict[str, Any], output: str | None) -> None:
-    """Write `results` to {output}/results/{name}.json, keys sorted, whole or not at all; an empty `output` writes
-    nothing.
-    """
-    check_name(name)
+    """Write `results` to {output}/results/{name}.json, keys sorted; an empty `output` writes nothing."""
+    check_kind(name)
     text = json.dumps(without_nan(results), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     folder = output_folder(output)
     if folder:
@@ -57,16 +48,14 @@ def save_results(name: str, results: dict[str, Any], output: str | None) -> None
 def show(figure: Figure, *, name: str, caption: str, alt: str, output: str | None) -> None:
     """Show a figure with its caption and alt text, keep it as {output}/figures/{name}.png, and close it.
 
-    caption, alt: plain text, neither empty; the caption says what is seen, the alt text what a reader who cannot see
-    it needs.
+    caption: what is seen, as plain text
+    alt: what a reader who cannot see it needs, as plain text
     """
-    check_name(name)
+    check_kind(name)
     if not caption.strip() or not alt.strip():
         raise ValueError(f"figure {name!r} needs a caption and an alt text; write one sentence for each")
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=RESOLUTION, bbox_inches="tight", facecolor="white", metadata={"Software": None}
-    )
+    buffer, look = io.BytesIO(), {"dpi": RESOLUTION, "bbox_inches": "tight", "facecolor": "white"}
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **look)
     plt.close(figure)
     folder = output_folder(output)
     if folder:
@@ -76,4 +65,4 @@ def show(figure: Figure, *, name: str, caption: str, alt: str, output: str | Non
     source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     image = f'<img src="{source}" alt="{escape(alt)}" style="max-width: 100%; height: auto;">'
     page = f'<figure id="{name}" style="margin: 1em 0;">{image}<figcaption>{escape(caption)}</figcaption></figure>'
-    display({"text/html": page, "text/plain": f"{alt}"}, raw=True)
+    display({"text/html": page, "text/plain": alt}, raw=True)

@@ -6,11 +6,10 @@ output/
     records/{name}.json            what a notebook says, where it comes from, its fingerprint
     notebooks/{name}.ipynb         as executed; of a run that keeps its outputs, the notebook itself holds them
 
-A notebook is finished when its record's fingerprint is the present one (sources, parameters, the package's code, the
-committed data and the versions of the libraries), every file the record names is there as it was written, and the cache
-knows that it was made here; then it is skipped. A report that came with the checkout was made elsewhere and is made
-again. Within a notebook the cache of `lab.study.units` resumes at the last finished unit. A notebook is executed away
-from the report folder and moved there when it is done, so a killed run leaves nothing half-written.
+A notebook is finished, and skipped, when its record's fingerprint is the present one (sources, parameters, code, data
+and versions of the libraries), every file that the record names is there, and the cache knows that it was made here: a
+report that came with the checkout is made again. A notebook is executed away from the report folder and moved there
+when it is done, so a killed run leaves nothing half-written, and goes on at the last finished unit of its work.
 """
 
 from __future__ import annotations
@@ -51,32 +50,30 @@ class NotebookFailure(RuntimeError):
 
 def data_digests(folder: Path) -> dict[str, str]:
     """The hash of every committed data file, the cache left out."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    inside = ((path.relative_to(folder).as_posix(), path) for path in files)
-    return {name: digest(path.read_bytes().hex()) for name, path in inside if not name.startswith("cache/")}
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: digest(path.read_bytes().hex()) for name, path in files.items() if not name.startswith("cache/")}
 
 
 def fingerprint(job: Job) -> str:
     """The hash of all that a notebook's outputs depend on; of its cells all but the one that a run has put there."""
     cells = nbformat.read(job.notebook, as_version=4).cells
-    sources = [[cell.cell_type, cell.source, tags] for cell in cells if INJECTED not in (tags := tags_of(cell))]
+    told = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
+    sources = [cell for cell in told if INJECTED not in cell[-1]]
     return digest([sources, reported(job.parameters), code_version(*CODE), data_digests(data_folder()), versions()])
 
 
-def tags_of(cell: nbformat.NotebookNode) -> list[str]:
-    """The tags of a cell."""
-    return cell.metadata.get("tags", [])
-
-
 def reported(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters without the place of the report."""
     return {name: value for name, value in parameters.items() if name != RESERVED}
+
+
+def record_of(output: Path, name: str) -> Path:
+    return output / "records" / f"{name}.json"
 
 
 def read_record(output: Path, name: str) -> dict[str, Any] | None:
     """The record of a finished notebook; None where there is none that can be read."""
     try:
-        return json.loads((output / "records" / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads(record_of(output, name).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -88,46 +85,42 @@ def made_here(job: Job, output: Path) -> Unit:
 
 def is_finished(job: Job, output: Path, keep: bool) -> bool:
     """Whether the notebook's report is there and is what running it again would give."""
-    record = read_record(output, job.name)
-    if record is None or record.get("fingerprint") != fingerprint(job):
+    record, made = read_record(output, job.name), made_here(job, output).read()
+    executed = executed_at(job, output, keep)
+    if record is None or made is None or not executed.is_file():
         return False
-    made, executed = made_here(job, output).read(), executed_notebook(job, output, keep)
     return (
-        made is not None
-        and made["result"] == record["fingerprint"]
-        and executed.is_file()
+        record.get("fingerprint") == made["result"] == fingerprint(job)
         and digest(executed.read_text(encoding="utf-8")) == record.get("executed")
         and all((output / file).is_file() for file in record.get("files", []))
     )
 
 
-def executed_notebook(job: Job, output: Path, keep: bool) -> Path:
+def executed_at(job: Job, output: Path, keep: bool) -> Path:
     """Where the executed notebook is written: over its source where outputs are kept, else into the report folder."""
     return job.notebook if keep else output / "notebooks" / job.notebook.name
 
 
-def first_line(source: str) -> str:
+def named(source: str) -> str:
     """What tells a reader which cell is meant: its first line of code."""
     return repr(next(iter(source.strip().splitlines()), ""))
 
 
-def last_cell(path: Path) -> str:
-    """The cell at which a notebook stopped without an error of its own, for a message."""
-    cells = nbformat.read(path, as_version=4).cells if path.is_file() else []
-    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
-    return f"cell {first_line(begun[-1].source)}" if begun else "its start"
+def last_begun(path: Path) -> str:
+    """The cell at which a notebook stopped without an error of its own."""
+    cells = nbformat.read(path, as_version=4).cells
+    begun = [cell.source for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    return named(begun[-1] if begun else "")
 
 
-def execute(
-    job_name: str, source: Path, target: Path, parameters: dict[str, Any], seconds_a_cell: int
-) -> nbformat.NotebookNode:
+def execute(job: Job, target: Path, seconds_a_cell: int) -> nbformat.NotebookNode:
     """Execute a notebook in its own folder into `target`. Raises NotebookFailure."""
     try:
         return papermill.execute_notebook(
-            str(source),
+            str(job.notebook),
             str(target),
-            parameters=parameters,
-            cwd=str(source.parent),
+            parameters=job.parameters,
+            cwd=str(job.notebook.parent),
             kernel_name=KERNEL,
             start_timeout=SECONDS_TO_START,
             execution_timeout=seconds_a_cell,
@@ -136,40 +129,36 @@ def execute(
             extra_arguments=["--log-level=CRITICAL"],  # a kernel's own messages are of no use to a reader
         )
     except PapermillExecutionError as error:
-        reason = f"cell In [{error.exec_count}] {first_line(error.source)}: {error.ename}: {error.evalue}"
+        reason = f"cell In [{error.exec_count}] {named(error.source)}: {error.ename}: {error.evalue}"
     except CellTimeoutError:
-        reason = f"{last_cell(target)}, which took longer than {seconds_a_cell} s; allow more with --cell-timeout"
+        reason = f"cell {last_begun(target)}, which took longer than {seconds_a_cell} s; allow more with --cell-timeout"
     except DeadKernelError:
-        reason = f"{last_cell(target)}, which ended the kernel, as a shortage of memory does; use smaller parameters"
-    raise NotebookFailure(f"{job_name} failed at {reason}")
+        reason = f"cell {last_begun(target)}, which ended the kernel, as too little memory does; use smaller parameters"
+    raise NotebookFailure(f"{job.name} failed at {reason}")
 
 
 def written_files(output: Path) -> dict[str, int]:
     """The figures and results in the report folder, each with the time it was written."""
-    files = [
-        path for part in ("figures", "results") for path in sorted((output / part).glob("*.*")) if path.suffix != ".tmp"
-    ]
-    return {path.relative_to(output).as_posix(): path.stat().st_mtime_ns for path in files}
+    paths = sorted(path for part in ("figures", "results") for path in (output / part).glob("*.*"))
+    return {path.relative_to(output).as_posix(): path.stat().st_mtime_ns for path in paths if path.suffix != ".tmp"}
 
 
 def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revision: str) -> None:
     """Run one notebook into the report folder and write its record last. Raises NotebookFailure."""
     state, before, started = fingerprint(job), written_files(output), time.monotonic()
-    executed, failed = executed_notebook(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
+    executed, failed = executed_at(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
     with tempfile.TemporaryDirectory() as scratch:
         target, noted = Path(scratch) / job.notebook.name, Path(scratch) / "seconds"
         os.environ[SECONDS_FILE] = str(noted)
         try:
-            notebook = clean(execute(job.name, job.notebook, target, job.parameters, seconds_a_cell))
+            notebook = clean(execute(job, target, seconds_a_cell))
         except NotebookFailure as failure:
-            if not target.is_file():
-                raise
             failed.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(target, failed)
             raise NotebookFailure(f"{failure}; as far as it ran it is in {failed}") from failure
         finally:
             del os.environ[SECONDS_FILE]
-        seconds_of_its_units = seconds_of_units(noted)
+        of_units = seconds_of_units(noted)
     failed.unlink(missing_ok=True)
     text, after = nbformat.writes(notebook) + "\n", written_files(output)
     record = {
@@ -178,7 +167,7 @@ def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revisi
         "profile": job.profile,
         "parameters": reported(job.parameters),
         "seconds": round(time.monotonic() - started, 1),
-        "seconds_of_units": seconds_of_its_units,
+        "seconds_of_units": of_units,
         "provenance": provenance(revision),
         "files": [file for file in after if before.get(file) != after[file]] + [f"{job.name}.html"],
         "notebook": Path(os.path.relpath(executed, output)).as_posix(),
@@ -187,23 +176,16 @@ def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revisi
     }
     write_atomically(executed, text)
     write_page(output / f"{job.name}.html", notebook, record)
-    record_file = output / "records" / f"{job.name}.json"
-    write_atomically(record_file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(record_of(output, job.name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     made_here(job, output).write(state)
 
 
 def run(
-    jobs: Sequence[Job],
-    notebooks: Path,
-    output: Path,
-    *,
-    seconds_a_cell: int,
-    force: bool = False,
-    keep: bool = False,
+    jobs: Sequence[Job], notebooks: Path, output: Path, *, seconds_a_cell: int, force: bool = False, keep: bool = False
 ) -> list[str]:
-    """Run the jobs that are not finished, write the index, and return the messages of those that failed (none: all is
-    well).
+    """Run the jobs that are not finished and write the index; returns the messages of those that failed.
 
+    force: run finished ones as well
     keep: write the executed notebooks over their sources, not into the report folder
     """
     failures, revision = [], commit()

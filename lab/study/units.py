@@ -4,12 +4,7 @@ A unit is one call function(**parameters) with plain parameters (task, n, seed, 
 
     key = sha256(name of the function, parameters, code)
 
-where `code` hashes what the result is computed by:
-
-    function          the source of a function of the notebook, of those it names there, and the plain values it names;
-                      of a function of a module, the module
-    named things      the modules in which the functions and classes of `rfmi` and `lab` that it names are defined
-    uses              the modules that the caller adds, with all that is in a package
+where `code` hashes what the result is computed by, as `lab.study.code` finds it.
 
 A file is there whole or not at all. One that does not parse, answers another key or fails its checksum is computed
 again, never trusted. Results go through JSON whether they were computed now or read back, so both give the same numbers
