@@ -98,7 +98,8 @@ def test_whatever_the_judge_says_is_kept(pipeline, tmp_path):
 
     def own(images, prompts, category):
         calls.append((len(images), prompts, category))
-        table = pd.DataFrame({"aligned": images.flatten(1).mean(1) > 0.5, "score": 0.5}, index=range(7, 7 + len(images)))
+        bright = images.flatten(1).mean(1) > 0.5
+        table = pd.DataFrame({"aligned": bright, "score": 0.5}, index=range(7, 7 + len(images)))
         table["atoms"] = [{"color": True, "count": 2} for _ in images]
         table["words"], table["list"], table["nothing"] = prompts, [[1, "a"]] * len(images), math.nan
         return table
