@@ -27,10 +27,9 @@ Every estimate is a mean of point-wise values, one a pair, so it comes with a st
 network evaluation is one velocity u(x_t, t, condition) for one sample: the two branches of one x_t count as two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -63,7 +62,7 @@ class Estimate:
         return self.value - half, self.value + half
 
     @classmethod
-    def from_pointwise(cls, pointwise: torch.Tensor, evaluations: int) -> Estimate:
+    def from_pointwise(cls, pointwise: torch.Tensor, evaluations: int) -> Self:
         """The mean of independent point-wise values (n,), with the standard error of that mean.
 
         Raises ValueError for fewer than two values: one value has no standard error.

@@ -5,8 +5,6 @@ images of a category. Here the images of a few prompts are one unit: written who
 processes on one folder share the units, however they were started.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -13,8 +13,6 @@ Stable Diffusion 3 writes sigma = 1 - t and predicts v = eps - x = -u. A closed 
 text-to-image pipeline are all velocity fields; whatever stands above this interface knows no more of them than this.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -17,8 +17,6 @@ precision and recall depend on n and m as well. So compare values at equal n, eq
 beside them the value of real images against other real ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -2,8 +2,6 @@
 whichever process is free.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

@@ -15,8 +15,6 @@ is not an integral. None of the three is the point-wise information of the sampl
 samples against it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

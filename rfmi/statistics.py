@@ -12,9 +12,8 @@ A ranking is measured within each prompt, on tables (P prompts, M candidates):
                          best, 0.5 for a random choice on average, 0 for the worst.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ class Mean:
     n: int
 
     @classmethod
-    def of(cls, value: float, resampled: np.ndarray, n: int) -> Mean:
+    def of(cls, value: float, resampled: np.ndarray, n: int) -> Self:
         """The mean of n values, and the same mean of every resampling."""
         low, high = np.quantile(resampled, TAILS)
         return cls(float(value), float(low), float(high), n)

@@ -11,10 +11,9 @@ exactly. A share `floor` of uniform density is mixed in, which keeps q positive 
 is a good choice where the two have the same shape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -46,13 +45,13 @@ class StratifiedTimes:
             raise ValueError(f"draws is {self.draws}; ask for at least one time per pair")
 
     @classmethod
-    def uniform(cls, draws: int, t_min: float = 0.0, t_max: float = 1.0) -> StratifiedTimes:
+    def uniform(cls, draws: int, t_min: float = 0.0, t_max: float = 1.0) -> Self:
         """Uniform density on [t_min, t_max]."""
         _check_range(t_min, t_max)
         return cls(draws, torch.tensor([t_min, t_max], dtype=torch.float64), torch.ones(1, dtype=torch.float64))
 
     @classmethod
-    def from_curve(cls, draws: int, grid: torch.Tensor, values: torch.Tensor, floor: float = 0.1) -> StratifiedTimes:
+    def from_curve(cls, draws: int, grid: torch.Tensor, values: torch.Tensor, floor: float = 0.1) -> Self:
         """Density proportional to a tabulated curve, with a share `floor` of uniform density mixed in.
 
         draws: times per pair
@@ -87,7 +86,7 @@ class StratifiedTimes:
         t_max: float = 1.0,
         cells: int = 200,
         floor: float = 0.1,
-    ) -> StratifiedTimes:
+    ) -> Self:
         """Density matched to the magnitude of an integrand, such as a Gaussian field's `squared_integrand`.
 
         draws: times per pair

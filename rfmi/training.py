@@ -5,8 +5,6 @@ moving average, the optimisers' state, every loss and every validation, and noth
 where a killed run was. It is a safetensors file, written whole or not at all.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

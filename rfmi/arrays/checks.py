@@ -1,7 +1,5 @@
 """What must hold before any training starts; each fault is one sentence that says what is wrong and what to do."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 

@@ -13,9 +13,8 @@ this and sets the rest to zero (Bao, Hu, Pan and Zhou, "Canonical correlation co
 vectors", 2019).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy.stats import norm
@@ -38,7 +37,7 @@ class NormalScores:
     ranks: np.ndarray
 
     @classmethod
-    def fit(cls, rows: np.ndarray) -> NormalScores:
+    def fit(cls, rows: np.ndarray) -> Self:
         """rows: (n, d) training rows."""
         fitted = QuantileTransformer(n_quantiles=len(rows), subsample=None).fit(rows)
         return cls(fitted.quantiles_, fitted.references_)
@@ -68,7 +67,7 @@ class Whitening:
     axes: np.ndarray
 
     @classmethod
-    def fit(cls, rows: np.ndarray, *, indicators: bool = False) -> Whitening:
+    def fit(cls, rows: np.ndarray, *, indicators: bool = False) -> Self:
         """rows: (n, d) training rows. With `indicators` the columns go without the copula."""
         scores = None if indicators else NormalScores.fit(rows)
         fitted = cls(scores, float(norm.ppf(1 - 0.5 / len(rows))), np.zeros(rows.shape[1]), np.eye(rows.shape[1]))
@@ -99,7 +98,7 @@ class CanonicalCoordinates:
     correlations: np.ndarray
 
     @classmethod
-    def fit(cls, x: np.ndarray, y: np.ndarray, *, indicators: bool = False) -> CanonicalCoordinates:
+    def fit(cls, x: np.ndarray, y: np.ndarray, *, indicators: bool = False) -> Self:
         """x: (n, d_x) and y: (n, d_y) training rows; `indicators`: y holds the indicator columns of a label."""
         x_whitening, y_whitening = Whitening.fit(x), Whitening.fit(y, indicators=indicators)
         x_white, y_white = x_whitening(x), y_whitening(y)

@@ -1,8 +1,7 @@
 """Cross-fitting: every pair is scored in coordinates, and by networks, that were fitted without it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ class CrossFit:
         indicators: bool,
         generator: torch.Generator,
         device: torch.device,
-    ) -> CrossFit:
+    ) -> Self:
         """Shuffles the pairs into folds and fits every fold's coordinates on the others."""
         fold = torch.empty(len(x), dtype=torch.long)
         fold[torch.randperm(len(x), generator=generator)] = torch.arange(len(x)) % folds

@@ -1,7 +1,5 @@
 """One fold's fitted velocity field, as the estimators see it: Gaussian base plus network, or the base alone."""
 
-from __future__ import annotations
-
 import torch
 
 from rfmi.arrays.gaussian_base import GaussianBase

@@ -18,9 +18,8 @@ Where y is a label, x | y ~ N(m_y, s) makes x a mixture, and the null branch is 
 replaced by its posterior mean at x_t, sum_k w_k m_k, w_k proportional to pi_k N(x_t; t m_k, a).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -43,7 +42,7 @@ class GaussianBase:
     label_means: torch.Tensor | None = None
     label_prior: torch.Tensor | None = None
 
-    def one(self, fold: int) -> GaussianBase:
+    def one(self, fold: int) -> Self:
         """This fold's base alone, as one of a single fold."""
         parts = (self.correlations, self.label_means, self.label_prior)
         return GaussianBase(*(None if part is None else part[fold : fold + 1] for part in parts))

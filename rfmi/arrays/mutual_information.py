@@ -23,8 +23,6 @@ own terms where that is larger. These shares and the rules above were set on pai
 among the 40 tasks of the benchmark.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -8,10 +8,9 @@ Gaussian one. The folds' networks are independent; their weights are stacked so 
 them.
 """
 
-from __future__ import annotations
-
 import copy
 import math
+from typing import Self
 
 import torch
 from torch import nn
@@ -57,7 +56,7 @@ class ResidualNetwork(nn.Module):
             hidden = torch.baddbmm(hidden, left * right, down)
         return torch.bmm(self._normalised(hidden), self.last)
 
-    def one(self, fold: int) -> ResidualNetwork:
+    def one(self, fold: int) -> Self:
         """A copy of this fold's network alone."""
         alone = copy.deepcopy(self)
         for parameter in alone.parameters():

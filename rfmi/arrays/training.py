@@ -6,8 +6,6 @@ A share of the draws trains the null branch. The weights that come out are an ex
 iterates.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A low-rank adapter in a transformer, by peft, and the transformer as it was when it is taken out again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

@@ -13,8 +13,6 @@ matching on the best images learns it. It is DiffusionNFT's loss (arXiv 2509.161
 a constant, with advantages of any size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -4,11 +4,10 @@ The batch of a step, its noise included, is a function of (seed, step) alone. Im
 that all have been seen, and the noise levels of a batch are stratified: one in each of B equal parts of their density.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -55,11 +54,11 @@ class Batch:
     rows: Tensor
     advantages: Tensor | None = None
 
-    def part(self, rows: slice) -> Batch:
+    def part(self, rows: slice) -> Self:
         """These rows of it."""
         return Batch(*(None if value is None else value[rows] for value in vars(self).values()))
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """All of it on a device."""
         return Batch(*(None if value is None else value.to(device) for value in vars(self).values()))
 

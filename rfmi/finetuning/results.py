@@ -6,8 +6,6 @@
     checkpoint.safetensors             where a longer training goes on; it may be removed
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -5,8 +5,6 @@ deviation^2) with sigma = 1 - t. Diffusers' own script draws them likewise and t
 sigma / (1 + (s - 1) sigma), which is a mean larger by log s.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 WEIGHTINGS = ("verdict", "advantage", "top")

@@ -4,8 +4,6 @@ No judge and no other model has a say: one prompt in a few is held out, the loss
 noise, while training, and the average of the weights with the best value is saved.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

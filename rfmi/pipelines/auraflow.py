@@ -1,7 +1,5 @@
 """AuraFlow: one T5 encoder, whose padding is set to zero, and time as sigma itself."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from diffusers import AuraFlowPipeline

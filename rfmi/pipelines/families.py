@@ -1,7 +1,5 @@
 """The families that are known, and why a pipeline is of none."""
 
-from __future__ import annotations
-
 from diffusers import DiffusionPipeline
 
 from rfmi.pipelines.auraflow import AURAFLOW

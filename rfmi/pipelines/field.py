@@ -12,8 +12,6 @@ Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prom
 bfloat16 pipeline rounds them at every step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

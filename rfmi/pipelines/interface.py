@@ -4,10 +4,9 @@ Diffusers' rectified flows run from noise at sigma = 1 to data at sigma = 0, x_t
 predict v = E[eps - x | x_t, prompt]. In the convention of `rfmi.fields`, sigma = 1 - t and v = -u.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from diffusers import DiffusionPipeline
@@ -28,11 +27,11 @@ class Conditioning:
         """The dtype of its first floating tensor."""
         return next(tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point())
 
-    def rows(self, index: Tensor) -> Conditioning:
+    def rows(self, index: Tensor) -> Self:
         """The rows `index` (m,), in that order, as often as they are named."""
         return Conditioning({name: tensor[index.to(tensor.device)] for name, tensor in self.tensors.items()})
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Conditioning:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """On `device`, floating tensors as `dtype`; None leaves either as it is."""
         return Conditioning(
             {
@@ -42,7 +41,7 @@ class Conditioning:
         )
 
     @classmethod
-    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
+    def cat(cls, parts: Sequence[Self]) -> Self:
         """The rows of all parts, in order."""
         return cls({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 

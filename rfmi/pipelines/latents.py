@@ -3,8 +3,6 @@
 A scaled latent is (E - shift) scale, with E the mean of the autoencoder's posterior for an image, and t = 1 - sigma.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import torch

@@ -1,7 +1,5 @@
 """Rows in parts that fit in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeVar
 

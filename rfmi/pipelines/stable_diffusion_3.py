@@ -1,7 +1,5 @@
 """Stable Diffusion 3 and 3.5: two CLIP encoders, whose rows come first, and T5, whose rows follow."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from diffusers import StableDiffusion3Pipeline

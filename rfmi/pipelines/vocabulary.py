@@ -2,8 +2,6 @@
 since what they would make of any other word their text encoder has never read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Their formulas are in `rfmi.scoring.re_noising`, which averages them over noise and levels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

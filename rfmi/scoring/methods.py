@@ -11,8 +11,6 @@ likelihood alone prefers a plain image. It was fixed on training prompts of the 
 others.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -3,8 +3,6 @@
 No linguistic analysis: the text encoder alone says what is near.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

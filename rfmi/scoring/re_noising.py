@@ -21,8 +21,6 @@ Noises come in pairs, eps and -eps, which takes out of the mean what is odd in e
 variance. The first noises of many are those of few.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

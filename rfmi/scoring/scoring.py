@@ -1,7 +1,5 @@
 """`rfmi.score`: any images, any prompts, any rectified-flow pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

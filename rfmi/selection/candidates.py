@@ -1,7 +1,5 @@
 """The candidates of one prompt: drawn, scored, and the best kept."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +66,7 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     return Candidates(prompt.columns, fates, kept, latents[best].cpu())
 
 
-def _finalists(prompt: _Prompt, pruning: Pruning, method: Method) -> tuple[Tensor, Tensor]:
+def _finalists(prompt: "_Prompt", pruning: Pruning, method: Method) -> tuple[Tensor, Tensor]:
     """The candidates of the last round, as rows and latents, scored."""
     recipe, columns = prompt.recipe, prompt.columns
     rows, times = torch.arange(recipe.candidates), prompt.flow.times(recipe.steps)

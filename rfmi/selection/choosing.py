@@ -1,7 +1,5 @@
 """The best or the worst image of every prompt of a selection."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 

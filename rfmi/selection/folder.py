@@ -9,13 +9,12 @@
     embeddings.safetensors   one row a prompt, in order, and the null prompt's last
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -81,7 +80,7 @@ class Selection:
             raise ValueError(f"the column {by!r} of the selection holds what is no number; fill it for every kept image")
         return values
 
-    def with_column(self, name: str, values: Sequence[float] | Tensor) -> Selection:
+    def with_column(self, name: str, values: Sequence[float] | Tensor) -> Self:
         """The same selection with one number more for each kept image, in the order of `latents`.
 
         Raises ValueError for another number of values.
@@ -91,17 +90,17 @@ class Selection:
         column = pd.Series(np.asarray(values, dtype=float), self.kept.index)
         return replace(self, candidates=self.candidates.assign(**{name: column}))
 
-    def keeping(self, places: Tensor) -> Selection:
+    def keeping(self, places: Tensor) -> Self:
         """The same selection with some of its kept images alone; places: (n,) whether each stays."""
         table = self.candidates.copy()
         table.loc[self.kept.index[~places.numpy()], "rank"] = np.nan
         return replace(self, candidates=table, latents=self.latents[places], prompt_id=self.prompt_id[places])
 
-    def of_prompts(self, numbers: Sequence[int]) -> Selection:
+    def of_prompts(self, numbers: Sequence[int]) -> Self:
         """The same selection with the images of these prompts alone."""
         return self.keeping(torch.isin(self.prompt_id, torch.tensor(numbers)))
 
-    def without_prompts(self, numbers: Sequence[int]) -> Selection:
+    def without_prompts(self, numbers: Sequence[int]) -> Self:
         """The same selection without the images of these prompts."""
         return self.keeping(~torch.isin(self.prompt_id, torch.tensor(numbers)))
 

@@ -14,8 +14,6 @@ selection does not. Where no draft could be dropped none is drawn. Drafts are sc
 what luck lifted a draft does not lift its image again.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

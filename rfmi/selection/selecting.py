@@ -4,8 +4,6 @@ Every prompt is one unit: drawn, scored, and written whole. A killed run goes on
 processes on one folder share the prompts, however they were started.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
