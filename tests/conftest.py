@@ -17,6 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from rfmi.runs import process_state
 
 matplotlib.use("Agg")
+torch.set_num_threads(1)  # here too: a module's fixtures are made before those of its tests
 
 
 @pytest.fixture(autouse=True)
