@@ -49,10 +49,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_writable(output, "choose another one with --output")
     from lab.study.runner import run
 
-    timeout = arguments.cell_timeout
-    failures = run(
-        jobs, notebooks_folder(), output, force=arguments.force, keep=arguments.keep, seconds_a_cell=timeout
-    )
+    options = {"force": arguments.force, "keep": arguments.keep, "seconds_a_cell": arguments.cell_timeout}
+    failures = run(jobs, notebooks_folder(), output, **options)
     if failures:
         print(f"{len(failures)} of {len(jobs)} notebooks failed; the others are in {output}", file=sys.stderr)
         return FAILED
@@ -63,21 +61,21 @@ def run_command(arguments: argparse.Namespace) -> int:
 def train_base_command(arguments: argparse.Namespace) -> int:
     """Train the base model of the small world, or its CLIP, from the last checkpoint where there is one."""
     from lab.making.recipe import RECIPES
-    from lab.making.stages import train_base, train_scorer
+    from lab.making.stages import Workshop, train_base, train_scorer
 
     if arguments.profile not in RECIPES:
         raise Refusal(f"there is no recipe {arguments.profile!r}; there are {', '.join(RECIPES)}")
     recipe = RECIPES[arguments.profile]
     work = Path(arguments.work) if arguments.work else cache_folder() / "base_model" / arguments.profile
     output = Path(arguments.output) if arguments.output else work / "output"
+    start = Path(arguments.start) if arguments.start else None
+    if start is not None and not (start / "training.json").is_file():
+        raise Refusal(f"{start} is no folder of a finished training: it has no training.json")
+    shop = Workshop(recipe, work, arguments.device, arguments.checkpoint_seconds)
     if arguments.clip:
-        train_scorer(recipe, work, output, arguments.device)
+        train_scorer(shop, output)
     else:
-        start = Path(arguments.start) if arguments.start else None
-        if start is not None and not (start / "training.json").is_file():
-            raise Refusal(f"{start} is no folder of a finished training: it has no training.json")
-        seconds = arguments.checkpoint_seconds
-        train_base(recipe, work, output, arguments.device, start=start, checkpoint_seconds=seconds)
+        train_base(shop, output, start)
     print(f"the model is in {output}")
     return SUCCESS
 
@@ -96,15 +94,8 @@ def make_parser() -> argparse.ArgumentParser:
     adder.add_argument(
         "--output", default="", metavar="FOLDER", help="the report folder (default: reports-PROFILE of the checkout)"
     )
-    adder.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="replace a parameter",
-    )
+    pairs = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    adder.add_argument("-p", dest="parameters", help="replace a parameter", **pairs)
     adder.add_argument("--force", action="store_true", help="run notebooks that are finished and unchanged as well")
     adder.add_argument(
         "--keep", action="store_true", help="write the executed notebooks over their sources, as `make reproduce` does"

@@ -49,13 +49,9 @@ def mean_products(scores: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarra
     """Means and variances over the rows of scores (n, k) of all products of at most `order` scores, with repetition."""
     n, k = scores.shape
     factors = [*scores.T.copy(), np.ones(n)]
-    means, variances = [], []
-    for chosen in itertools.combinations_with_replacement(range(k + 1), order):
-        if chosen[0] == k:
-            continue  # the product of nothing
-        product = np.prod([factors[i] for i in chosen], axis=0)
-        means.append(product.mean())
-        variances.append(product.var())
+    chosen = [each for each in itertools.combinations_with_replacement(range(k + 1), order) if each[0] < k]
+    products = (np.prod([factors[i] for i in each], axis=0) for each in chosen)
+    means, variances = zip(*((product.mean(), product.var()) for product in products), strict=True)
     return np.array(means), np.array(variances)
 
 
@@ -63,14 +59,11 @@ def moments(x: np.ndarray, y: np.ndarray, centre: np.ndarray, scale: np.ndarray)
     """Means and variances of the products described at the top, in one fixed order."""
     scores = 2 / np.pi * np.arctan((columns_of(x, y) - centre) / scale)
     dim_x, dim_y = x.shape[1], y.shape[1]
-    detailed = [
-        *range(min(dim_x, DETAILED)),
-        *range(dim_x, dim_x + min(dim_y, DETAILED)),
-        dim_x + dim_y,
-        dim_x + dim_y + 1,
-    ]
+    first = [*range(min(dim_x, DETAILED)), *range(dim_x, dim_x + min(dim_y, DETAILED))]
+    detailed = [*first, dim_x + dim_y, dim_x + dim_y + 1]  # and the norms
     pairs, quadruples = mean_products(scores, 2), mean_products(scores[:, detailed], 4)
-    return np.concatenate([pairs[0], quadruples[0]]), np.concatenate([pairs[1], quadruples[1]])
+    means, variances = (np.concatenate(both) for both in zip(pairs, quadruples, strict=True))
+    return means, variances
 
 
 def describe(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:

@@ -24,15 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from rfmi.runs import write_atomically
+from lab.oracles.tasks import TASKS
 from lab.study.code import code_version
 from lab.study.units import Unit
-from lab.oracles.tasks import TASKS
+from rfmi.runs import write_atomically
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MARK = "requirements.sha256"  # written last into an environment that was made
 OUR_CODE = ("rfmi.arrays", "rfmi.fields", "rfmi.times", "rfmi.estimators")
+
+
+def sha256(*files: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -44,19 +48,12 @@ class Environment:
     requirements: Path | None = None
 
     def python(self) -> Path:
-        """The environment's Python."""
         return Path(sys.executable) if self.folder is None else self.folder / "bin" / "python"
-
-    def wanted(self) -> str:
-        """The hash of what is to be installed."""
-        return hashlib.sha256(self.requirements.read_bytes()).hexdigest()
 
     def is_made(self) -> bool:
         """Whether what `requirements` asks for was installed to its end."""
-        if self.folder is None:
-            return True
-        mark = self.folder / MARK
-        return mark.is_file() and mark.read_text() == self.wanted()
+        mark = self.folder and self.folder / MARK
+        return mark is None or mark.is_file() and mark.read_text() == sha256(self.requirements)
 
     def make(self) -> None:
         """Install what `requirements` asks for, unless that was finished before."""
@@ -66,12 +63,12 @@ class Environment:
         subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=True)
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(self.requirements)]
         subprocess.run([str(self.python()), *install], check=True)
-        write_atomically(self.folder / MARK, self.wanted())
+        write_atomically(self.folder / MARK, sha256(self.requirements))
 
     def version(self) -> str:
         """What the environment computes with, as one hash: another gives another unit."""
         files = [HERE / "run_one.py", self.adaptor, *([self.requirements] if self.requirements else [])]
-        text = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        text = sha256(*files)[:16]
         return text + code_version(*OUR_CODE) if self.folder is None else text
 
 
@@ -82,14 +79,6 @@ class Estimator:
     environment: str
     settings: dict[str, Any]
     tasks: tuple[str, ...] | None = None
-
-
-def draw(task: str, n: int, seed: int, folder: Path) -> tuple[Path, str]:
-    """Draw the pairs of a unit into an npz file in `folder`; returns it and the hash of its numbers."""
-    x, y = TASKS[task].sample(n, seed)
-    path = folder / "samples.npz"
-    np.savez(path, x=x, y=y)
-    return path, hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]
 
 
 def process_environment(cores: int, ours: bool) -> dict[str, str]:
@@ -122,8 +111,8 @@ def run_process(command: list[str], variables: dict[str, str], log: Path, limit:
         return f"not finished within {limit:g} seconds", seconds
     if code < 0:
         return f"ended by signal {-code}", seconds
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = without_folders(lines[-1])[:300] if lines else "no message"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = without_folders(lines[-1].strip())[:300] if lines else "no message"
     return (f"ended with status {code}: {last}" if code else None), seconds
 
 
@@ -142,21 +131,19 @@ def measure(
     command += ["--seed", str(seed), "--settings", json.dumps(estimator.settings), "--cores", str(cores)]
     variables = process_environment(cores, ours=environment.folder is None)
     failure, seconds = run_process(command, variables, samples.with_name("log.txt"), limit)
-    found = json.loads(result.read_text(encoding="utf-8")) if failure is None and result.is_file() else {}
-    estimate = finite(found.get("estimate"))
+    told = json.loads(result.read_text(encoding="utf-8")) if failure is None and result.is_file() else {}
+    estimate = finite(told.get("estimate"))
     if failure is None and estimate is None:
-        failure = f"the estimate is not a finite number: {found.get('estimate')}"
+        failure = f"the estimate is not a finite number: {told.get('estimate')}"
     return {
         "estimate": estimate,
         "failure": failure,
-        "seconds": finite(found.get("seconds")),
         "process_seconds": seconds,
-        "peak_mebibytes": finite(found.get("peak_mebibytes")),
-        "mebibytes_before": finite(found.get("mebibytes_before")),
-        "interval": found.get("interval"),
-        "curve": [{name: finite(value) for name, value in point.items()} for point in found.get("curve", [])],
-        "details": found.get("details", {}),
-        "versions": found.get("versions", {}),
+        **{name: finite(told.get(name)) for name in ("seconds", "peak_mebibytes", "mebibytes_before")},
+        "interval": told.get("interval"),
+        "curve": [{name: finite(value) for name, value in point.items()} for point in told.get("curve", [])],
+        "details": told.get("details", {}),
+        "versions": told.get("versions", {}),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -185,7 +172,9 @@ def run(
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="running-") as scratch:
         for task, seed in itertools.product(dict.fromkeys([*tasks, *own]), seeds):
-            samples, digest = draw(task, n, seed, Path(scratch))
+            x, y = TASKS[task].sample(n, seed)
+            samples, digest = Path(scratch) / "samples.npz", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]
+            np.savez(samples, x=x, y=y)
             for name, estimator in estimators.items():
                 if task not in (tasks if estimator.tasks is None else estimator.tasks):
                     continue

@@ -15,21 +15,6 @@ import pandas as pd
 from rfmi.runs import write_atomically
 
 UNIT = ["task", "n", "seed"]
-TIMES = [
-    "our_error",
-    "error_to_reach",
-    "our_seconds",
-    "last_error",
-    "training_steps",
-    "training_seconds",
-    "ended_by",
-    "first_seconds",
-    "kept_seconds",
-    "first_ratio",
-    "kept_ratio",
-    "first_is_lower_bound",
-    "kept_is_lower_bound",
-]
 COST = ["seconds", "process_seconds", "peak_mebibytes", "mebibytes_before"]
 
 
@@ -40,12 +25,10 @@ def ended_by(record: dict[str, Any]) -> str:
 
 def units_table(records: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a unit: estimate, truth, error and cost, or the reason of its failure."""
-    columns = ["estimator", *UNIT, "truth", "estimate", *COST, "ended_by", "failure"]
-    rows = [record | {"ended_by": ended_by(record)} for record in records]
-    units = pd.DataFrame([{name: row[name] for name in columns} for row in rows], columns=columns)
     numbers = ["truth", "estimate", *COST]
-    units[numbers] = units[numbers].astype(float)
-    units.insert(columns.index("estimate") + 1, "error", (units["estimate"] - units["truth"]).abs())
+    units = pd.DataFrame([record | {"ended_by": ended_by(record)} for record in records])
+    units = units[["estimator", *UNIT, *numbers, "ended_by", "failure"]].astype(dict.fromkeys(numbers, float))
+    units.insert(units.columns.get_loc("estimate") + 1, "error", (units["estimate"] - units["truth"]).abs())
     return units
 
 
@@ -83,15 +66,12 @@ def error_against_time(records: list[dict[str, Any]]) -> pd.DataFrame:
     """One row a reading: the error an estimator had after `seconds`. Those read once have one row, their end."""
     rows = []
     for record in records:
+        unit = {name: record[name] for name in ["estimator", *UNIT, "truth"]}
         end = {"steps": None, "seconds": record["seconds"], "estimate": record["estimate"]}
-        for point in record["curve"] or [end]:
-            if point["estimate"] is None:
-                continue
-            row = {name: record[name] for name in ["estimator", *UNIT, "truth"]}
-            row |= {name: point[name] for name in ("steps", "seconds", "estimate")}
-            rows.append(row | {"error": abs(point["estimate"] - record["truth"])})
-    columns = ["estimator", *UNIT, "truth", "steps", "seconds", "estimate", "error"]
-    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+        rows += [unit | point for point in record["curve"] or [end] if point["estimate"] is not None]
+    columns = ["estimator", *UNIT, "truth", "steps", "seconds", "estimate"]
+    table = pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+    return table.assign(error=(table["estimate"] - table["truth"]).abs())
 
 
 def time_to_our_error(records: list[dict[str, Any]], ours: str, floor: float) -> pd.DataFrame:
@@ -132,7 +112,7 @@ def time_to_our_error(records: list[dict[str, Any]], ours: str, floor: float) ->
             "kept_is_lower_bound": kept is None,
         }
         rows.append(row)
-    return pd.DataFrame(rows, columns=["estimator", *UNIT, *TIMES])
+    return pd.DataFrame(rows)
 
 
 def write_results(

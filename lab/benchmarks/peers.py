@@ -2,8 +2,8 @@
 
     python lab/benchmarks/peers.py --output data/peers
 
-For every task and seed it draws the pairs with `lab.oracles.tasks`, and for every estimator it starts run_one.py in that
-estimator's environment, which it makes first where it is missing. A run that was killed goes on where it was; a
+For every task and seed it draws the pairs with `lab.oracles.tasks`, and for every estimator it starts run_one.py in
+that estimator's environment, which it makes first where it is missing. A run that was killed goes on where it was; a
 finished one only writes its tables again. README.md tells what the tables hold.
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +24,9 @@ sys.path.append(str(ROOT))  # so that a checkout runs as it is, installed or not
 from peer_runs import Environment, Estimator, run, without_folders  # noqa: E402
 from peer_tables import write_results  # noqa: E402
 
+from lab.oracles.tasks import TASKS  # noqa: E402
 from lab.paths import cache_folder  # noqa: E402
 from lab.study.provenance import provenance  # noqa: E402
-from lab.oracles.tasks import TASKS  # noqa: E402
 
 HERE = ROOT / "lab" / "benchmarks"
 ENVIRONMENTS = {
@@ -35,6 +37,7 @@ ENVIRONMENTS = {
     ),
 }
 OURS = "RFMI"
+PROCESSORS = Path("/proc/cpuinfo")  # where the system names their model
 NOT_BY_DEFAULT = ("D-V", "MINDE-J", "MINDE-authors")
 TEN_TASKS = (
     "1v1-normal-0.75",
@@ -77,15 +80,7 @@ def known_estimators(minde_seconds: float, minde_tasks: tuple[str, ...], smoke: 
     }
 
 
-def processor() -> str:
-    """The processor's model as the system names it, "unknown" where it does not."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def refuse_unknown(names: tuple[str, ...], known: list[str], what: str) -> None:
-    """Raises ValueError that names the first unknown name and the known ones nearest to it."""
+def refuse_unknown(names: tuple[str, ...], known: Iterable[str], what: str) -> None:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
@@ -94,11 +89,11 @@ def refuse_unknown(names: tuple[str, ...], known: list[str], what: str) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Fill in what was left open; raises ValueError for an option that cannot be meant."""
-    refuse_unknown(options.estimators, list(known_estimators(0.0, (), False)), "estimator")
-    refuse_unknown(options.tasks, list(TASKS), "task")
+    refuse_unknown(options.estimators, known_estimators(0.0, (), False), "estimator")
+    refuse_unknown(options.tasks, TASKS, "task")
     if options.minde_tasks is None:
         options.minde_tasks = tuple(task for task in MINDE_TASKS if task in options.tasks)
-    refuse_unknown(options.minde_tasks, list(options.tasks), "task among --tasks named")
+    refuse_unknown(options.minde_tasks, options.tasks, "task among --tasks named")
     options.seeds = tuple(int(seed) for seed in options.seeds)
     needed = 1.2 * options.minde_seconds + 60
     if options.limit < needed:
@@ -141,9 +136,10 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the unit's process ends too
     known = known_estimators(options.minde_seconds, options.minde_tasks, options.smoke)
+    models = re.findall(r"model name\s*: (.*)", PROCESSORS.read_text()) if PROCESSORS.is_file() else []
     source = {
         "command": without_folders(" ".join(["python lab/benchmarks/peers.py", *arguments])),
-        "processor": processor(),
+        "processor": next(iter(models), "unknown"),
         "cores": options.cores,
         "load_at_start": round(os.getloadavg()[0], 2),
         "n": options.n,

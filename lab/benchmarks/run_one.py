@@ -16,7 +16,7 @@ nothing else in common.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import platform
@@ -26,13 +26,6 @@ import threading
 import time
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-
-
-def limit_cores(cores: int) -> None:
-    """Keep this process and its threads on the first `cores` processors it may use, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
 
 
 def end_with_parent(parent: int) -> None:
@@ -44,14 +37,6 @@ def end_with_parent(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def load(path: Path) -> ModuleType:
-    """The adaptor, imported from its file."""
-    specification = importlib.util.spec_from_file_location("adaptor", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def peak_mebibytes() -> float:
@@ -81,10 +66,12 @@ def main() -> None:
     options = parser.parse_args()
 
     end_with_parent(os.getppid())
-    limit_cores(options.cores)
+    if hasattr(os, "sched_setaffinity"):  # this process and its threads stay on the first of its processors
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     import numpy as np  # after the limit, so that its thread pools are made for that many cores
 
-    adaptor = load(options.adaptor)
+    sys.path.insert(0, str(options.adaptor.parent))
+    adaptor = importlib.import_module(options.adaptor.stem)
     with np.load(options.samples) as samples:
         x, y = samples["x"], samples["y"]
     before = peak_mebibytes()

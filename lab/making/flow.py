@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModelWithProjection
 
+from lab.making.schedule import Loss
 from lab.making.text_encoders import encode
 from lab.making.transformer import NULL_SHARE, TRAINED_PADDING, WeightedPadding, draw_noise_levels, velocity_error
 from rfmi.training import StepRandomness
@@ -20,7 +20,7 @@ def make_optimizers(transformer: SD3Transformer2DModel, learning_rate: float) ->
     """Muon for the matrices of attention and feed-forward layers, AdamW for all else."""
     matrices, others = [], []
     for name, parameter in transformer.named_parameters():
-        inner = parameter.ndim == 2 and ".attn." in name or ".ff" in name and parameter.ndim == 2
+        inner = parameter.ndim == 2 and (".attn." in name or ".ff" in name)
         (matrices if inner else others).append(parameter)
     return [
         torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
@@ -30,8 +30,11 @@ def make_optimizers(transformer: SD3Transformer2DModel, learning_rate: float) ->
 
 @dataclass(frozen=True)
 class Examples:
-    """Latents (n, channels, side, side), scaled to unit variance, with their prompts' embeddings (n, length, d) and
-    pooled embeddings (n, p), half precision; and those of the empty prompt, `null_embeddings` and `null_pooled`.
+    """What the flow is trained on, in half precision.
+
+    latents: (n, channels, side, side), scaled to unit variance
+    embeddings, pooled: (n, length, d) and (n, p), of the prompts
+    null_embeddings, null_pooled: of the empty prompt
     """
 
     latents: Tensor
@@ -55,7 +58,7 @@ def make_examples(
 
 def flow_loss(
     transformer: SD3Transformer2DModel, examples: Examples, batch: int, *, compiled: bool = False
-) -> Callable[[StepRandomness], Tensor]:
+) -> Loss:
     """The loss of one step, as `train_network` asks for it; one prompt in ten is replaced by the empty one."""
     transformer.set_attn_processor(WeightedPadding())
     device = transformer.device

@@ -17,18 +17,10 @@ from lab.worlds.shapes.rendering import render
 from rfmi.runs import write_tensors
 from rfmi.training import StepRandomness
 
-SHARD = 4096
+SHARD, BATCH = 4096, 64
 
 
 @torch.no_grad()
-def encode_pictures(autoencoder: AutoencoderKL, pictures: Tensor, *, batch: int = 64) -> Tensor:
-    """Latents (n, channels, 8, 8), unscaled, of pictures (n, 3, 64, 64) in [0, 1]: the posterior's mean."""
-    parts = [
-        autoencoder.encode(2 * part.to(autoencoder.device) - 1).latent_dist.mean for part in pictures.split(batch)
-    ]
-    return torch.cat(parts).cpu()
-
-
 def write_latents(
     folder: Path,
     autoencoder: AutoencoderKL,
@@ -37,15 +29,19 @@ def write_latents(
     categories: tuple[str, ...],
     seed: int,
 ) -> None:
-    """Make the shards that are missing; each is a function of (seed, its number), categories and autoencoder."""
+    """Make the shards that are missing: each is a function of (seed, its number), categories and autoencoder.
+
+    A latent is the mean of the autoencoder's posterior, unscaled.
+    """
     missing = [i for i in range(n_shards) if not shard_path(folder, i).exists()]
     for i in tqdm(missing, desc="latents", disable=not missing):
         scenes = training_scenes(SHARD, StepRandomness(seed, i), categories)
-        latents = torch.cat(
-            [encode_pictures(autoencoder, render(scenes[k : k + 256])) for k in range(0, SHARD, 256)]
-        )
+        latents = []
+        for k in range(0, SHARD, BATCH):
+            pictures = 2 * render(scenes[k : k + BATCH]).to(autoencoder.device) - 1
+            latents.append(autoencoder.encode(pictures).latent_dist.mean.half().cpu())
         tokens = tokenize(tokenizer, [scene.prompt for scene in scenes])
-        write_tensors(shard_path(folder, i), {"latents": latents.half(), "tokens": tokens.short()}, {})
+        write_tensors(shard_path(folder, i), {"latents": torch.cat(latents), "tokens": tokens.short()}, {})
 
 
 def shard_path(folder: Path, i: int) -> Path:

@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 from rfmi.training import CHECKPOINT, StepRandomness, Training, train
 
 LARGEST_NORM = 1.0  # of a step's gradients
+Loss = Callable[[StepRandomness], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Schedule:
 
 def train_network(
     module: nn.Module,
-    loss_of: Callable[[StepRandomness], Tensor],
+    loss_of: Loss,
     optimizers: Sequence[optim.Optimizer],
     schedule: Schedule,
     folder: Path,

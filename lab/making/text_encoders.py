@@ -77,7 +77,8 @@ def reading_loss(reader: Reader, tokenizer: CLIPTokenizer, randomness: StepRando
     random = randomness.random
     prompts = [draw_training_prompt(random.choice(CATEGORIES), random) for _ in range(batch)]
     tokens = tokenize(tokenizer, [str(prompt) for prompt in prompts]).to(next(reader.parameters()).device)
-    nouns = torch.isin(tokens, tokens.new_tensor(_noun_tokens(tokenizer)))
+    noun_tokens = [tokenizer.convert_tokens_to_ids(f"{noun}</w>") for noun in sorted(_NOUNS)]
+    nouns = torch.isin(tokens, tokens.new_tensor(noun_tokens))
     of_noun = torch.stack([_of_phrase(phrase) for prompt in prompts for phrase in prompt.phrases]).to(tokens.device)
     of_all = torch.stack([_of_prompt(prompt) for prompt in prompts]).to(tokens.device)
     end = (tokens == tokenizer.eos_token_id).int().argmax(1)
@@ -90,11 +91,6 @@ def reading_loss(reader: Reader, tokenizer: CLIPTokenizer, randomness: StepRando
         pairs = ((noun, of_noun), (said, of_all), (pooled, of_all))
         losses += [nn.functional.binary_cross_entropy_with_logits(logits, truth) for logits, truth in pairs]
     return torch.stack(losses).mean()
-
-
-@cache
-def _noun_tokens(tokenizer: CLIPTokenizer) -> list[int]:
-    return [tokenizer(noun, add_special_tokens=False).input_ids[0] for noun in sorted(_NOUNS)]
 
 
 @cache

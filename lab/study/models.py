@@ -26,18 +26,16 @@ DRAWING = ("rfmi.pipelines", "rfmi.sampling", "rfmi.scoring", "rfmi.selection", 
 
 def loaded(model: str, world: Any, device: str, precision: str) -> DiffusionPipeline:
     """A pipeline of one's own, in silence. Raises ValueError where neither a model is named nor the world has one."""
-    logging.disable_progress_bar()
+    for library in (logging, transformers_logging):
+        library.disable_progress_bar()
     logging.set_verbosity_error()  # a LoRA of the transformer alone is no news
-    transformers_logging.disable_progress_bar()
-    if model:
-        pipeline = DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, precision)).to(device)
-    else:
-        pipeline = world.pipeline(device=device)
-        if pipeline is None:
-            raise ValueError(f"the world {world.name} has no model of its own; name one with -p model FOLDER")
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.transformer.to(getattr(torch, precision))
-    return pipeline
+    dtype = getattr(torch, precision)
+    one = DiffusionPipeline.from_pretrained(model, dtype=dtype).to(device) if model else world.pipeline(device=device)
+    if one is None:
+        raise ValueError(f"the world {world.name} has no model of its own; name one with -p model FOLDER")
+    one.set_progress_bar_config(disable=True)
+    one.transformer.to(dtype)
+    return one
 
 
 @cache

@@ -138,7 +138,7 @@ def run(
     entries = {}
     if cached:
         remove_leftovers(cache_folder() / kind)
-        entries = {key: entry for key, unit in by_key.items() if (entry := unit.read()) is not None}
+        entries = {key: entry for key, unit in by_key.items() if (entry := unit.read())}
     missing = [unit for key, unit in by_key.items() if key not in entries]
     if missing:
         parallel = joblib.Parallel(n_jobs=min(workers, len(missing)), return_as="generator_unordered")
@@ -181,10 +181,8 @@ def check_workers(workers: int) -> None:
 def longest(unit: Unit, seconds: float) -> float:
     """The most that work which resumes by itself has taken: a later call finds it done."""
     kept = Unit("seconds", {"of": unit.kind, "unit": unit.key}, unit.code)
-    before = kept.read()
-    if before is not None and before["seconds"] >= seconds:
-        return before["seconds"]
-    return kept.write(None, seconds)["seconds"]
+    before = kept.read() or {"seconds": 0.0}
+    return before["seconds"] if before["seconds"] >= seconds else kept.write(None, seconds)["seconds"]
 
 
 def note_seconds(key: str, seconds: float) -> None:

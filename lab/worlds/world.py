@@ -13,7 +13,8 @@ A world is a module with
     pipeline(device, dtype)                       the model that comes with it, or None: then the user names one
 
 and, where its answers depend on more than its own code, `sources`: names of modules, paths of files in the checkout.
-Images are tensors (n, 3, H, W) in [0, 1]; a seed is a number or a text. `load_world` finds the module and checks every answer.
+Images are tensors (n, 3, H, W) in [0, 1]; a seed is a number or a text. `load_world` finds the module and checks every
+answer.
 """
 
 from __future__ import annotations
@@ -124,13 +125,7 @@ class World:
 
     def features(self, images: Tensor) -> Tensor:
         """(n, d), finite."""
-        features = torch.as_tensor(self.module.features(images))
-        if features.ndim != 2 or len(features) != len(images) or not bool(features.isfinite().all()):
-            raise ValueError(
-                f"{self._says('features')} shape {tuple(features.shape)}, or what is no number, for {len(images)} "
-                "images; give one row of finite numbers an image"
-            )
-        return features
+        return self._numbers("features", self.module.features(images), images, dims=2)
 
     def references(self, prompts: Sequence[str], category: str, n: int, seed: int | str) -> Tensor | None:
         """(len(prompts) * n, 3, H, W), n true images of each prompt in turn, from one random stream; None for none."""
@@ -145,21 +140,23 @@ class World:
     def auxiliary_score(self, images: Tensor, prompts: Sequence[str]) -> Tensor | None:
         """(n,), finite; None where there is no second model."""
         scores = self.module.auxiliary_score(images, prompts)
-        if scores is None:
-            return None
-        scores = torch.as_tensor(scores)
-        if scores.shape != (len(images),) or not bool(scores.isfinite().all()):
-            raise ValueError(
-                f"{self._says('auxiliary_score')} shape {tuple(scores.shape)}, or what is no number, for "
-                f"{len(images)} images; give one finite number an image, or None"
-            )
-        return scores
+        return None if scores is None else self._numbers("auxiliary_score", scores, images, dims=1)
 
     def pipeline(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> DiffusionPipeline | None:
         """The model that comes with the world; None where the user names one."""
         return self.module.pipeline(device, dtype)
+
+    def _numbers(self, function: str, answer: object, images: Tensor, dims: int) -> Tensor:
+        """An answer of finite numbers, a row an image."""
+        numbers = torch.as_tensor(answer)
+        if numbers.ndim != dims or len(numbers) != len(images) or not bool(numbers.isfinite().all()):
+            raise ValueError(
+                f"{self._says(function)} shape {tuple(numbers.shape)}, or what is no number, for {len(images)} images; "
+                f"give {'one finite number' if dims == 1 else 'one row of finite numbers'} an image"
+            )
+        return numbers
 
     def _says(self, function: str) -> str:
         return f"{function} of the world {self.name} answers with"

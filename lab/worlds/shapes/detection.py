@@ -71,7 +71,8 @@ def detect(pictures: Tensor) -> list[Detection]:
 def _detect(pictures: Tensor) -> list[Detection]:
     paints = read_paints(pictures)
     clear, places, overlaps = _look(paints)
-    unclear, other_places, _ = _look(paints.without_hues(_explained(paints, places)))
+    drawn = torch.zeros_like(paints.covered).index_add_(0, places.picture, _drawn(places, silhouettes().grown))
+    unclear, other_places, _ = _look(paints.without_hues(drawn > 0))
     results = []
     for picture in range(len(pictures)):
         here, others = ((of.picture == picture).nonzero()[:, 0].tolist() for of in (places, other_places))
@@ -223,9 +224,3 @@ def _from_back_to_front(objects: list[int], overlaps: list[tuple[int, int]]) -> 
         order.append(next((i for i in left if not any((j, i) in overlaps for j in left)), left[0]))
         left.remove(order[-1])
     return order
-
-
-def _explained(paints: Paints, places: Places) -> Tensor:
-    """Which pixels (n, 106, 106) belong to objects, or lie at their edge."""
-    explained = torch.zeros_like(paints.covered)
-    return explained.index_add_(0, places.picture, _drawn(places, silhouettes().grown)) > 0

@@ -7,8 +7,8 @@ from dataclasses import replace
 from random import Random
 
 from lab.worlds.shapes.phrases import MAX_OBJECTS, Phrase, Prompt
-from lab.worlds.shapes.words import CATEGORIES, COLORS, HELD_OUT, OPPOSITE, RELATIONS, RELATIONS_OF
-from lab.worlds.shapes.words import SHAPES, SIZES, TEXTURES
+from lab.worlds.shapes.words import CATEGORIES, COLORS, HELD_OUT, OPPOSITE, RELATIONS, RELATIONS_OF, SHAPES, SIZES
+from lab.worlds.shapes.words import TEXTURES
 
 VALUES = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "size": SIZES}
 
@@ -32,8 +32,8 @@ def _sensible(prompt: Prompt) -> bool:
     first, *others = named
     if len(set(named)) < len(named) or prompt.n_objects > MAX_OBJECTS:
         return False
-    if any(all(not a or not b or a == b for a, b in _attributes(p, q)) for p in named for q in named if p is not q):
-        return False  # one phrase would do for the other's object as well
+    if any(_fit_one_object(p, q) for p in named for q in named if p is not q):
+        return False
     if prompt.relation in RELATIONS_OF["3d_spatial"]:
         return not first.color or first.color != others[0].color
     if prompt.relation in ("bigger", "smaller"):
@@ -43,8 +43,9 @@ def _sensible(prompt: Prompt) -> bool:
     return True
 
 
-def _attributes(p: Phrase, q: Phrase) -> list[tuple[str, str]]:
-    return [(getattr(p, kind), getattr(q, kind)) for kind in VALUES]
+def _fit_one_object(p: Phrase, q: Phrase) -> bool:
+    attributes = [(getattr(p, kind), getattr(q, kind)) for kind in VALUES]
+    return all(not a or not b or a == b for a, b in attributes)
 
 
 def _phrase(random: Random, *kinds: str, count: int = 1) -> Phrase:
@@ -113,11 +114,13 @@ def change_one_atom(prompt: Prompt, random: Random) -> Prompt | None:
     )
     if prompt.category == "complex":
         kinds = ["color", "texture", "shape", "size"] + ["relation"] * bool(prompt.relation)
-    candidates = [changed for kind in kinds for changed in _changes(prompt, kind) if _sensible(changed)]
-    if prompt.category == "complex" and candidates:  # every kind with the same chance, however many changes it has
-        kind = random.choice([kind for kind in kinds if any(_sensible(c) for c in _changes(prompt, kind))])
-        candidates = [changed for changed in _changes(prompt, kind) if _sensible(changed)]
-    return random.choice(candidates) if candidates else None
+    changed = [[each for each in _changes(prompt, kind) if _sensible(each)] for kind in kinds]
+    changed = [each for each in changed if each]
+    if not changed:
+        return None
+    if prompt.category == "complex":  # every kind with the same chance, however many changes it has
+        return random.choice(random.choice(changed))
+    return random.choice(changed[0])
 
 
 def _changes(prompt: Prompt, kind: str) -> list[Prompt]:

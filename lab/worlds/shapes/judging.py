@@ -34,7 +34,7 @@ def judge(images: Tensor, prompts: Sequence[str]) -> pd.DataFrame:
     low, high = (float(bound) for bound in images.aminmax()) if len(images) else (0.0, 1.0)
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise ValueError(f"the pictures reach from {low:.3g} to {high:.3g}, or hold what is no number; {wanted}")
-    parsed = [parse(text) for text in prompts]
+    parsed = [parse(text) for text in prompts]  # a prompt outside the grammar is refused before the long part
     rows = []
     for text, prompt, seen in zip(prompts, parsed, detect(images.clamp(0, 1)), strict=True):
         held = verdict(prompt, seen.objects, seen.overlaps)

@@ -75,16 +75,11 @@ class Prompt:
 
     def __str__(self) -> str:
         one = "one" if any(phrase.count > 1 for phrase in self.phrases) else "a"
-        said = [
-            " ".join(
-                [
-                    one if phrase.count == 1 else COUNTS[phrase.count - 1],
-                    *phrase.adjectives,
-                    phrase.shape if phrase.count == 1 else PLURALS[phrase.shape],
-                ]
-            )
-            for phrase in self.phrases
-        ]
+        said = []
+        for phrase in self.phrases:
+            single = phrase.count == 1
+            count, noun = (one, phrase.shape) if single else (COUNTS[phrase.count - 1], PLURALS[phrase.shape])
+            said.append(" ".join([count, *phrase.adjectives, noun]))
         if self.relation:
             return f"{said[0]} {RELATIONS[self.relation]} {said[1]}"
         return " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
@@ -132,10 +127,5 @@ def _parse_phrase(part: str, text: str) -> Phrase:
             f"cannot read {shorten(part, 60)!r} in the prompt {shorten(text, 100)!r}; a phrase is a count, then size, "
             "texture and color as wanted, in this order, then a shape, as in 'two small striped red circles'"
         )
-    return Phrase(
-        shape=_SINGULAR.get(read["shape"], read["shape"]),
-        color=read["color"] or "",
-        texture=read["texture"] or "",
-        size=read["size"] or "",
-        count=count,
-    )
+    attributes = {kind: read[kind] or "" for kind in ("color", "texture", "size")}
+    return Phrase(_SINGULAR.get(read["shape"], read["shape"]), **attributes, count=count)

@@ -99,11 +99,8 @@ def template(shape: str, size: str, texture: str) -> tuple[np.ndarray, np.ndarra
 def _painted(shape: str, size: str, texture: str, color: str) -> tuple[np.ndarray, np.ndarray]:
     """(coverage, coverage x color): (1, 30, 30) and (3, 30, 30), float32."""
     coverage, pattern = template(shape, size, texture)
-    tone = 1 - (1 - DARK_TONE) * pattern
-    return (
-        coverage[None].astype(np.float32),
-        (coverage * tone * np.asarray(BRIGHT[color])[:, None, None]).astype(np.float32),
-    )
+    painted = coverage * (1 - (1 - DARK_TONE) * pattern) * np.asarray(BRIGHT[color])[:, None, None]
+    return coverage[None].astype(np.float32), painted.astype(np.float32)
 
 
 def paint(picture: np.ndarray, thing: SceneObject) -> None:

@@ -28,8 +28,10 @@ def draw_scene(prompt: Prompt, random: Random) -> Scene:
     of this world can show.
     """
     for _ in range(ATTEMPTS):
-        attributes = _draw_attributes(prompt, random)
-        places = _draw_places([size for *_, size in attributes], prompt.relation, attributes, random)
+        attributes = [
+            (phrase.shape, *_fill(phrase, prompt, random)) for phrase in prompt.phrases for _ in range(phrase.count)
+        ]
+        places = _draw_places(prompt.relation, attributes, random)
         if places is None:
             continue
         things = [SceneObject(*each, *place) for each, place in zip(attributes, places, strict=True)]
@@ -50,15 +52,6 @@ def draw_scenes(prompts: Sequence[str], n: int, seed: str) -> list[Scene]:
     return [draw_scene(parse(text), random) for text in prompts for _ in range(n)]
 
 
-def _draw_attributes(prompt: Prompt, random: Random) -> list[tuple[str, str, str, str]]:
-    """(shape, color, texture, size) of every object, phrase by phrase."""
-    drawn = []
-    for phrase in prompt.phrases:
-        for _ in range(phrase.count):
-            drawn.append((phrase.shape, *_fill(phrase, prompt, random)))
-    return drawn
-
-
 def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str]:
     colors = [color for color in COLORS if (color, phrase.shape) not in HELD_OUT]
     textures = [texture for texture in TEXTURES if (texture, phrase.shape) not in HELD_OUT]
@@ -73,10 +66,11 @@ def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str
     )
 
 
-def _draw_places(sizes: list[str], relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
+def _draw_places(relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
     """Centres, or None where this draw does not fit."""
     if relation in RELATIONS_OF["3d_spatial"]:
         return _draw_overlapping(relation, attributes, random)
+    sizes = [size for *_, size in attributes]
     places: list[tuple[int, int]] = []
     for i, size in enumerate(sizes):
         lattice = _lattice(size)
@@ -109,12 +103,9 @@ def _draw_overlapping(relation: str, attributes: list, random: Random) -> list[t
     dx, dy = (places[front][axis] - places[behind][axis] for axis in (0, 1))
     if attributes[0][1] == attributes[1][1] or max(abs(dx), abs(dy)) > RADIUS[sizes[0]] + RADIUS[sizes[1]]:
         return None
-    share = hidden_share(_kind(attributes[front]), _kind(attributes[behind]), dx, dy)
+    kinds = [(shape, size) for shape, _, _, size in attributes]
+    share = hidden_share(kinds[front], kinds[behind], dx, dy)
     return places if HIDDEN[0] <= share <= HIDDEN[1] else None
-
-
-def _kind(attributes: tuple[str, str, str, str]) -> tuple[str, str]:
-    return attributes[0], attributes[3]
 
 
 def _lattice(size: str, step: int = STEP) -> range:

@@ -43,12 +43,13 @@ def verdict(prompt: Prompt, things: Sequence[Thing], overlaps: Sequence[tuple[in
     With counts, each phrase demands that exactly so many objects match it.
     """
     if any(phrase.count > 1 for phrase in prompt.phrases):
-        demands = [_counted(f"{i} {phrase.shape}", phrase, things) for i, phrase in enumerate(prompt.phrases, start=1)]
+        demands = [_atoms(f"{i} {phrase.shape}", phrase, things, True) for i, phrase in enumerate(prompt.phrases, 1)]
         return _verdict(prompt, demands, None)
     best = None
-    for places in _assignments(len(prompt.phrases), len(things)):
+    empty = [None] * max(0, len(prompt.phrases) - len(things))  # phrases get no object only where these are too few
+    for places in permutations([*range(len(things)), *empty], len(prompt.phrases)):
         demands = [
-            _single(f"{i} {phrase.shape}", phrase, None if place is None else things[place])
+            _atoms(f"{i} {phrase.shape}", phrase, [] if place is None else [things[place]], False)
             for i, (phrase, place) in enumerate(zip(prompt.phrases, places, strict=True), start=1)
         ]
         related = None
@@ -83,30 +84,15 @@ def holds(relation: str, things: Sequence[Thing], i: int, j: int, overlaps: Sequ
     }[relation]
 
 
-def _assignments(n_phrases: int, n_things: int):
-    """Every way to give each phrase an object of its own; phrases go empty only where objects are too few."""
-    places = [*range(n_things), *[None] * max(0, n_phrases - n_things)]
-    return permutations(places, n_phrases)
-
-
-def _single(name: str, phrase: Phrase, thing: Thing | None) -> dict[str, bool]:
-    present = thing is not None and thing.shape == phrase.shape
-    atoms = {f"{name} present": present}
-    for kind in ("size", "texture", "color"):
-        if word := getattr(phrase, kind):
-            atoms[f"{name} {word}"] = present and getattr(thing, kind) == word
-    return atoms
-
-
-def _counted(name: str, phrase: Phrase, things: Sequence[Thing]) -> dict[str, bool]:
+def _atoms(name: str, phrase: Phrase, things: Sequence[Thing], counted: bool) -> dict[str, bool]:
+    """What a phrase demands, and whether it holds among these objects; the first is that its shape is there."""
     here = [thing for thing in things if thing.shape == phrase.shape]
+    named = [(kind, word) for kind in ("size", "texture", "color") if (word := getattr(phrase, kind))]
     atoms = {f"{name} present": bool(here)}
-    for kind in ("size", "texture", "color"):
-        if word := getattr(phrase, kind):
-            atoms[f"{name} {word}"] = any(getattr(thing, kind) == word for thing in here)
-    named = [kind for kind in ("size", "texture", "color") if getattr(phrase, kind)]
-    matching = [thing for thing in here if all(getattr(thing, kind) == getattr(phrase, kind) for kind in named)]
-    atoms[f"{name} number {phrase.count}"] = len(matching) == phrase.count
+    atoms |= {f"{name} {word}": any(getattr(thing, kind) == word for thing in here) for kind, word in named}
+    if counted:
+        matching = [thing for thing in here if all(getattr(thing, kind) == word for kind, word in named)]
+        atoms[f"{name} number {phrase.count}"] = len(matching) == phrase.count
     return atoms
 
 
