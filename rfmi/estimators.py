@@ -19,10 +19,6 @@ anchor may be any function of x_t and t, as E a . Delta = 0. With one that does 
 residual form gains E (u(x_t|y) - a) . e_c - E (u(x_t) - a) . e_m: of first order only, so that errors which merely
 scatter about the truth from one training set to the next add noise but no bias.
 
-Change of variables is exact point by point: along dx = u(x|y) dt, and with div for the divergence,
-
-    d/dt log p_t(x_t|y)/p_t(x_t) = div(u(.) - u(.|y)) + (u(.) - u(.|y)) . grad log p_t(x_t),     0 at t = 0.
-
 Every estimate is a mean of point-wise values, one a pair, so it comes with a standard error and a 95% interval. One
 network evaluation is one velocity u(x_t, t, condition) for one sample: the two branches of one x_t count as two.
 """
@@ -33,7 +29,7 @@ from typing import Self
 
 import torch
 
-from rfmi.fields import VelocityField, both_branches, interpolate, score
+from rfmi.fields import VelocityField, both_branches, interpolate
 from rfmi.times import StratifiedTimes
 
 
@@ -115,14 +111,14 @@ def monte_carlo_forms(
 
     Raises ValueError for lengths that differ, for odd antithetic noises, and for n not a multiple of share.
     """
-    _check_pairs(x, condition)
+    check_pairs(x, condition)
     if noises < 1 or (antithetic and noises % 2):
         raise ValueError(f"noises is {noises}; ask for at least one, and for an even number with antithetic noise")
     t, weights = (part.to(x.device) for part in times.draw(len(x), generator, share))
     sums = torch.zeros(4, len(x), dtype=torch.float64, device=x.device)
     for draw in range(times.draws):
         weight = weights[:, draw] * t[:, draw] / (1 - t[:, draw]) / noises
-        now = t[:, draw].to(_time_dtype(x))
+        now = t[:, draw].to(time_dtype(x))
         for eps in _noise(x, noises, antithetic, share, generator):
             u_c, u_m = (u.double().flatten(1) for u in both_branches(field, interpolate(x, eps, now), now, condition))
             a = u_m if anchor is None else anchor(interpolate(x, eps, now), now).double().flatten(1)
@@ -131,88 +127,6 @@ def monte_carlo_forms(
             sums += weight * (factors * delta).sum(2)
     evaluations = 2 * len(x) * times.draws * noises
     return MonteCarloForms(*(Estimate.from_pointwise(values, evaluations) for values in sums))
-
-
-def change_of_variables(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options) -> Estimate:
-    """i(x; y) of each pair and their mean; options and errors are those of `log_ratios`, for two pairs or more."""
-    return Estimate.from_pointwise(*log_ratios(field, x, condition, **options))
-
-
-@torch.no_grad()
-def log_ratios(
-    field: VelocityField,
-    x: torch.Tensor,
-    condition: torch.Tensor,
-    *,
-    steps: int = 32,
-    t_min: float = 0.0,
-    t_max: float = 1.0,
-    probes: int | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[torch.Tensor, int]:
-    """(log p(x|y)/p(x) of any number of pairs (n,), network evaluations), along the ODE dx = u(x|y) dt that ends at x.
-
-    It is followed backwards by Runge-Kutta's rule, whose error falls as steps^-4.
-
-    field: the two velocities, differentiable in x_t
-    x: (n, *) data, taken as the point at t_max
-    condition: n rows or labels, one for each row of x
-    steps: even steps from t_max to t_min
-    t_min, t_max: what is missing below t_min and above t_max is taken as zero, as is the score's term at t = 1, where
-        it is zero for every exact field
-    probes: None for the exact divergence (one vector-Jacobian product a coordinate, counted as an evaluation a branch),
-        or the number of Hutchinson's random signs per pair, drawn once per trajectory
-    generator: of the signs, on the CPU
-
-    Raises ValueError for lengths that differ or probes without a generator.
-    """
-    _check_pairs(x, condition)
-    if steps < 1 or not 0 <= t_min < t_max <= 1:
-        raise ValueError(f"steps is {steps} from t = {t_min} to {t_max}; choose steps >= 1 and 0 <= t_min < t_max <= 1")
-    if probes is not None and (probes < 1 or generator is None):
-        raise ValueError(
-            "Hutchinson's divergence needs at least one probe and a generator; pass probes=None for the exact one"
-        )
-    directions = _divergence_directions(x, probes, generator)
-    step = (t_max - t_min) / steps
-    log_ratio = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for index in range(steps):
-        t = t_max - index * step
-        v_1, rate_1 = _rates(field, x, t, condition, directions)
-        v_2, rate_2 = _rates(field, x - step / 2 * v_1, t - step / 2, condition, directions)
-        v_3, rate_3 = _rates(field, x - step / 2 * v_2, t - step / 2, condition, directions)
-        v_4, rate_4 = _rates(field, x - step * v_3, max(t - step, t_min), condition, directions)
-        x = x - step / 6 * (v_1 + 2 * v_2 + 2 * v_3 + v_4)
-        log_ratio += step / 6 * (rate_1 + 2 * rate_2 + 2 * rate_3 + rate_4)
-    return log_ratio, 8 * steps * len(x) * (1 + len(directions))
-
-
-def _rates(
-    field: VelocityField, x_t: torch.Tensor, t: float, condition: torch.Tensor, directions: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """u(x_t|y) (n, *) and the rate of log p_t(x_t|y)/p_t(x_t) along it (n,)."""
-    times = x_t.new_full((len(x_t),), t, dtype=_time_dtype(x_t))
-
-    def opposite_delta(point: torch.Tensor):
-        u_c, u_m = both_branches(field, point, times, condition)
-        return u_m - u_c, (u_c, u_m)
-
-    gap, pull_back, (u_c, u_m) = torch.func.vjp(opposite_delta, x_t, has_aux=True)
-    rate = sum((pull_back(d)[0] * d).double().flatten(1).sum(1) for d in directions)
-    if t < 1:
-        rate = rate + (gap * score(u_m, x_t, times)).double().flatten(1).sum(1)
-    return u_c, rate
-
-
-def _divergence_directions(x: torch.Tensor, probes: int | None, generator: torch.Generator | None) -> torch.Tensor:
-    """Directions d (m, n, *) for which sum_d d . J d is the divergence: unit vectors, or random signs of norm
-    1/probes."""
-    if probes is None:
-        size = x[0].numel()
-        unit = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
-        return unit.expand(size, *x.shape)
-    signs = torch.randint(0, 2, (probes, *x.shape), generator=generator).to(x) * 2 - 1
-    return signs / probes**0.5
 
 
 def _noise(
@@ -227,12 +141,13 @@ def _noise(
             yield -eps
 
 
-def _time_dtype(x: torch.Tensor) -> torch.dtype:
+def time_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype of x, and no coarser than float32: a time rounded to bfloat16 would not fit its weight."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _check_pairs(x: torch.Tensor, condition: torch.Tensor) -> None:
+def check_pairs(x: torch.Tensor, condition: torch.Tensor) -> None:
+    """Raises ValueError for x that is no floating (n, *) tensor, and for another number of conditions."""
     if x.ndim < 2 or not x.is_floating_point():
         raise ValueError(
             f"x must be a floating (n, d) tensor or more, got {x.dtype} of shape {tuple(x.shape)}; reshape it"

@@ -28,45 +28,6 @@ CMMD_WIDTH, CMMD_SCALE = 10.0, 1000.0
 ROWS = 1024  # of a distance table that are held at once
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """The Frechet distance (squared, as FID is) between Gaussians fitted to features (n, d) and (m, d).
-
-    Raises ValueError for features that are not two finite tables of one width.
-    """
-    a, b = _checked(a, b)
-    return _frechet_distance(_uniform(a), _uniform(b), a, b)
-
-
-def cmmd(a: Tensor, b: Tensor) -> float:
-    """CMMD of features (n, d) and (m, d), brought to unit length here.
-
-    The kernel is so wide that this is close to ten times the squared distance of the mean unit features. Raises
-    ValueError as `frechet_distance` does, and for a feature of length zero.
-    """
-    a, b = _checked(a, b)
-    return float(_discrepancy(_uniform(a), _uniform(b), *_kernels(a, b)))
-
-
-def precision_recall(real: Tensor, generated: Tensor, k: int = 3) -> tuple[float, float]:
-    """(precision, recall) of generated features (m, d) against real ones (n, d).
-
-    Raises ValueError as `frechet_distance` does, and where a set has no k-th neighbour.
-    """
-    real, generated = _checked(real, generated)
-    precise, recalled = _covered(real, generated, k)
-    return float(precise.mean()), float(recalled.mean())
-
-
-def neighbor_radii(features: Tensor, k: int = 3) -> Tensor:
-    """The distance of every feature of (n, d) to its k-th nearest other one, (n,).
-
-    Raises ValueError for k below 1 or not below n.
-    """
-    if not 1 <= k < len(features):
-        raise ValueError(f"{len(features)} features have no neighbour number {k}; choose 1 <= k < n")
-    return torch.cat([_distances(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)])
-
-
 def diversity(features: Tensor, groups: Sequence) -> Tensor:
     """The mean Euclidean distance between two images of the same group (prompt), one value a group.
 
@@ -85,24 +46,6 @@ def diversity(features: Tensor, groups: Sequence) -> Tensor:
         raise ValueError(f"the group {alone[0]!r} has one image; diversity needs two or more of every prompt")
     tables = [_distances(features[places], features[places]) for places in members.values()]
     return torch.stack([table.sum() / (len(table) * (len(table) - 1)) for table in tables])
-
-
-def quality(
-    real: Tensor,
-    generated: Tensor,
-    *,
-    generator: torch.Generator,
-    groups: Sequence | None = None,
-    resamples: int = 200,
-    k: int = 3,
-) -> pd.DataFrame:
-    """Every measure with a 95% bootstrap interval: one row a measure, columns value, low, high, n_real, n_generated.
-
-    real, generated: features (n, d) and (m, d); generator, groups, k, and what is resampled: of `quality_draws`. Raises
-    ValueError as the measures do.
-    """
-    draws = quality_draws(real, generated, generator=generator, groups=groups, resamples=resamples, k=k)
-    return interval_of(draws).assign(n_real=len(real), n_generated=len(generated))
 
 
 def quality_draws(
@@ -211,7 +154,14 @@ def _discrepancy(p: Tensor, q: Tensor, k_aa: Tensor, k_bb: Tensor, k_ab: Tensor)
 
 def _covered(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Whether each generated image lies near a real one, (m,), and each real near a generated one, (n,): 0 or 1."""
-    return _within(generated, real, neighbor_radii(real, k)), _within(real, generated, neighbor_radii(generated, k))
+    return _within(generated, real, _radii(real, k)), _within(real, generated, _radii(generated, k))
+
+
+def _radii(features: Tensor, k: int) -> Tensor:
+    """The distance of every feature to its k-th nearest other one, (n,)."""
+    if not 1 <= k < len(features):
+        raise ValueError(f"{len(features)} features have no neighbour number {k}; choose 1 <= k < n")
+    return torch.cat([_distances(rows, features).kthvalue(k + 1, dim=1).values for rows in features.split(ROWS)])
 
 
 def _within(points: Tensor, centers: Tensor, radii: Tensor) -> Tensor:

@@ -1,15 +1,9 @@
-"""Means with their intervals, and how well a score ranks the candidates of one prompt.
+"""Means with their intervals.
 
 Every interval is a 95% bootstrap interval and one row: value, low, high, n. Prompts are the independent units. Images
 of all prompts are often drawn from the same few noises, and some noises follow prompts better than others, whatever
 the prompt; then prompts and noises are both samples, crossed, and both are resampled, noises alike for all prompts (the
 pigeonhole bootstrap, Owen 2007, arXiv 0710.1463).
-
-A ranking is measured within each prompt, on tables (P prompts, M candidates):
-
-    rank correlation     Spearman's rho of score and reference over the M candidates;
-    place of the choice  the share of the other candidates that the top-scored one surpasses in the reference: 1 for the
-                         best, 0.5 for a random choice on average, 0 for the worst.
 """
 
 from dataclasses import dataclass
@@ -18,7 +12,6 @@ from typing import Self
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 MEAN = "mean"
 RESAMPLES = 2_000
@@ -95,25 +88,6 @@ def share_of_the_way(
     return Mean.of(share[0], resampled, len(start))
 
 
-def rank_correlation(scores: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Spearman's rho within each prompt, (P,), for tables (P, M) with M at least 3; NaN where one is constant."""
-    _check_table(scores, reference)
-    ranks = [torch.from_numpy(rankdata(part.double().cpu().numpy(), axis=1)) for part in (scores, reference)]
-    left, right = (part - part.mean(1, keepdim=True) for part in ranks)
-    return (left * right).sum(1) / (left.square().sum(1) * right.square().sum(1)).sqrt()
-
-
-def place_of_choice(scores: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Where the top-scored candidate stands in the reference's order, 0 (last) to 1 (first), (P,), for tables (P, M).
-
-    Candidates that the reference cannot tell from the chosen one count as half surpassed.
-    """
-    _check_table(scores, reference)
-    chosen = reference.gather(1, scores.argmax(1, keepdim=True))
-    surpassed = (reference < chosen).sum(1) + ((reference == chosen).sum(1) - 1) / 2
-    return surpassed.double() / (reference.shape[1] - 1)
-
-
 class _Noises:
     """Which noises each resampling draws, the same for all categories."""
 
@@ -125,11 +99,3 @@ class _Noises:
         """The mean of all numbers, and that of every resampling, its prompts given as `rows`."""
         numbers = part.to_numpy(float).reshape(len(part), -1)
         return numbers.mean(), np.take_along_axis(numbers[rows].mean(1), self.drawn, 1).mean(1)
-
-
-def _check_table(scores: torch.Tensor, reference: torch.Tensor) -> None:
-    if scores.ndim != 2 or scores.shape != reference.shape or scores.shape[1] < 3:
-        raise ValueError(
-            f"scores and reference must be (prompts, candidates) tables of one shape with 3 candidates or more, got "
-            f"{tuple(scores.shape)} and {tuple(reference.shape)}"
-        )

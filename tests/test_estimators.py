@@ -5,8 +5,9 @@ import torch
 from scipy.stats import binom
 from scipy.stats import t as student
 
+from lab.oracles.change_of_variables import change_of_variables
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
-from rfmi.estimators import Estimate, MonteCarloForms, change_of_variables, monte_carlo_forms
+from rfmi.estimators import Estimate, MonteCarloForms, monte_carlo_forms
 from rfmi.times import StratifiedTimes
 
 FORMS = ("squared", "inner_product", "re_noising", "residual")

@@ -25,13 +25,13 @@ from diffusers import (
 )
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
+from lab.oracles.change_of_variables import change_of_variables
 from lab.making.text_encoders import make_text_encoder
 from lab.making.tokenizers import make_tokenizer
 from lab.worlds.shapes.rendering import render
 from lab.worlds.shapes.sampling import draw_scenes
 from lab.worlds.shapes.shipped import base_pipeline
 from lab.worlds.shapes.words import COLORS, SHAPES, SIZES
-from rfmi.estimators import change_of_variables
 from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts

@@ -244,10 +244,7 @@ def test_score_of_a_pipeline_is_that_of_its_field(pipeline, images):
 
 
 @pytest.mark.slow
-def test_change_of_variables_scores_an_image(pipeline, images):
-    found = score(pipeline, images[:1], ["a red circle"], method="change_of_variables", seed=0)
-    again = score(pipeline, images[:1], ["a red circle"], method="change_of_variables", seed=0)
-    assert bool(found.values.isfinite().all()) and torch.equal(found.values, again.values)
+
 
 
 def test_nearest_prompts_are_others_and_near(pipeline):

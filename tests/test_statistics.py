@@ -8,12 +8,11 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from lab.oracles.ranking import place_of_choice, rank_correlation
 from rfmi.statistics import (
     MEAN,
     bootstrap_mean,
     mean_of_categories,
-    place_of_choice,
-    rank_correlation,
     share_of_the_way,
 )
 

@@ -143,3 +143,12 @@ def weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
     spread = pairs.var(2) if n_pairs > 1 else torch.full_like(found[:, :, 0], torch.nan)
     error = (spread / n_pairs * weights.square()).sum(1).sqrt()
     return Scores((found.mean(2) * weights).sum(1), error, evaluations)
+
+
+def check_numbers(scores: Tensor, what: str) -> None:
+    """Raises FloatingPointError where a score is no number."""
+    if not bool(scores.isfinite().all()):
+        raise FloatingPointError(
+            f"{what} has a score that is no number; load the pipeline in another precision "
+            "(dtype=torch.float32, or torch.bfloat16 in place of float16)"
+        )

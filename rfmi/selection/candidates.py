@@ -10,7 +10,7 @@ from torch import Tensor
 from rfmi.pipelines import PipelineField
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores
-from rfmi.scoring.re_noising import method_draws, weighted
+from rfmi.scoring.re_noising import check_numbers, method_draws, weighted
 from rfmi.selection.pruning import Pruning
 
 KEPT, SCORED, DROPPED = "kept", "scored", "dropped as a draft"
@@ -57,7 +57,7 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
             prompt.score(rows, draws, recipe.method)
         else:
             prompt.columns["score"] = prompt.columns[recipe.method].clone()
-            _check_numbers(prompt.columns["score"], label)
+            check_numbers(prompt.columns["score"], f"a candidate of prompt {label}")
     else:
         rows, latents = _finalists(prompt, recipe.pruning, recipe.method)
     best = _best(prompt.columns["score"][rows], recipe.keep)
@@ -139,18 +139,10 @@ class _Prompt:
 
 def _scores(draws: Tensor, method: Method, label: int) -> Scores:
     found = weighted(draws.cpu(), method.times_and_weights()[1], 0)
-    _check_numbers(found.values, label)
+    check_numbers(found.values, f"a candidate of prompt {label}")
     return found
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
     """The places of the k best, best first; all where there are no more."""
     return scores.topk(min(k, len(scores))).indices
-
-
-def _check_numbers(scores: Tensor, label: int) -> None:
-    if not bool(scores.isfinite().all()):
-        raise FloatingPointError(
-            f"a candidate of prompt {label} has a score that is no number; load the pipeline in another precision "
-            "(torch_dtype=torch.float32, or torch.bfloat16 in place of float16)"
-        )
