@@ -9,7 +9,7 @@ from lab.worlds.shapes.shipped import base_pipeline
 from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
-from rfmi.scoring.forms import FORMS
+from rfmi.scoring.methods import FORMS
 from rfmi.scoring.other_prompts import nearest_prompts
 from rfmi.scoring.re_noising import STREAM, paired_noise, re_noising_draws
 from rfmi.times import StratifiedTimes

@@ -11,16 +11,35 @@ likelihood alone prefers a plain image. It was fixed on training prompts of the 
 others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rfmi.scoring.forms import FORMS
 from rfmi.times import gauss_legendre
 
 DEFAULT_METHOD = "information_and_likelihood"
 PATH_METHODS = ("path", "guided_path", "squared_path")
+Form = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def _error(v: Tensor, u: Tensor) -> Tensor:
+    return _dot(v - u, v - u)
+
+
+FORMS: dict[str, Form] = {  # f(x_t) (n,) from v, u(x_t|y) and the velocities held against, each (n, *)
+    "re_noising": lambda v, u_c, others: torch.stack([_error(v, u) for u in others]).mean(0) - _error(v, u_c),
+    "squared": lambda v, u_c, others: _error(u_c, others[0]),
+    "inner_product": lambda v, u_c, others: _dot(u_c, u_c - others[0]),
+    "residual": lambda v, u_c, others: _dot(u_c - others[0], v - others[0]),
+    "conditional_loss": lambda v, u_c, others: -_error(v, u_c),
+    "information_and_likelihood": lambda v, u_c, others: _error(v, others[0]) - 2 * _error(v, u_c),
+}
 
 
 def check_noises(noises: int) -> None:
@@ -33,11 +52,13 @@ def check_noises(noises: int) -> None:
 class Method:
     """A score that needs no trajectory.
 
-    form: a quantity of `rfmi.scoring.forms`; sigmas: noise levels, or empty for the exact integral by `nodes`
-    nodes; weights: of the levels, "even", or "exact" for evenly spaced ones; noises: draws of eps at each, one or an
-    even number, since they come in pairs of opposite sign, and four or more for a standard error; against: "null" (the
-    null branch), "prompts" (other prompts, for re_noising only) or "nothing" (for conditional_loss only). Raises
-    ValueError for anything else, and for exact weights of fewer than two levels.
+    form: one of `FORMS`, whose formulas are in `rfmi.scoring.re_noising`.
+    sigmas: noise levels, or empty for the exact integral by `nodes` nodes.
+    noises: draws of eps at each, one or an even number, since they come in pairs of opposite sign; from four on scores
+        have a standard error.
+    against: "null" (the null branch), "prompts" (others, for re_noising only) or "nothing" (for conditional_loss only).
+    weights: of the levels, "even", or "exact" for evenly spaced ones.
+    Raises ValueError for anything else, and for exact weights of fewer than two levels.
     """
 
     form: str

@@ -29,8 +29,7 @@ from torch import Tensor
 
 from rfmi.fields import interpolate
 from rfmi.pipelines import PipelineField
-from rfmi.scoring.forms import FORMS
-from rfmi.scoring.methods import Method
+from rfmi.scoring.methods import FORMS, Method
 
 NULL = "null"
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
