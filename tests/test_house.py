@@ -60,8 +60,14 @@ def test_no_file_is_large():
 
 def test_modules_can_be_read():
     lengths = {
-        name: text.count("\n") for name, text in texts().items() if name.startswith("rfmi/") and name.endswith(".py")
+        name: text.count("\n") for name, text in texts().items() if name.startswith(("rfmi/", "lab/")) and name.endswith(".py")
     }
     assert {name: length for name, length in lengths.items() if length > 250} == {}
     bad = re.compile(r"except Exception|except:|filterwarnings\(|simplefilter\(|\b(?:TODO|FIXME|XXX)\b")
-    assert [name for name, text in texts().items() if name.startswith("rfmi/") and bad.search(text)] == []
+    assert [name for name, text in texts().items() if name.startswith(("rfmi/", "lab/")) and name.endswith(".py") and bad.search(text)] == []
+
+
+def test_the_top_level_is_taken_in_at_a_look():
+    top = {path.relative_to(ROOT).parts[0] for path in repository_files()}
+    folders = {name for name in top if (ROOT / name).is_dir() and not name.startswith(".")}
+    assert folders == {"data", "lab", "notebooks", "reports", "rfmi", "tests"}

@@ -1,4 +1,4 @@
-"""The committed notebooks and the profiles: smoke is what the notebooks hold, and every profile fits them."""
+"""The committed notebooks: they show the experiment, call the instrument, and hold what the full run left."""
 
 import ast
 import re
@@ -6,65 +6,124 @@ import re
 import nbformat
 import pytest
 
-from lab.paths import notebooks_folder
+from lab.paths import notebooks_folder, profiles_folder
 from lab.study.profiles import RESERVED, default_parameters, load_profile, numbered_notebooks, plan
 
 NOTEBOOKS = numbered_notebooks(notebooks_folder())
-PROFILES = sorted(path.stem for path in (notebooks_folder() / "profiles").glob("*.yaml"))
+PROFILES = sorted(path.stem for path in profiles_folder().glob("*.yaml"))
+CALLS = {
+    "02": ["rfmi.estimate_mutual_information"],
+    "04": ["rfmi.score", "rfmi.select"],
+    "05": ["rfmi.finetune", "rfmi.select"],
+    "06": ["rfmi.evaluate"],
+}
+INJECTED = "injected-parameters"
 
 
-def read(name: str) -> nbformat.NotebookNode:
-    return nbformat.read(NOTEBOOKS[name], as_version=4)
+def cells(name, kind=None, tag=None):
+    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
+    chosen = [cell for cell in notebook.cells if kind in (None, cell.cell_type)]
+    return [cell for cell in chosen if tag is None or tag in cell.metadata.get("tags", [])]
 
 
-def code_cells(name: str) -> list[nbformat.NotebookNode]:
-    return [cell for cell in read(name).cells if cell.cell_type == "code"]
+def own_code(name):
+    """The code cells that are written, without the one that a run puts in."""
+    return [cell for cell in cells(name, "code") if INJECTED not in cell.metadata.get("tags", [])]
+
+
+def trees(name):
+    return [ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)) for cell in own_code(name)]
 
 
 def test_the_notebooks_and_profiles_of_the_study_are_there():
     assert [name[:2] for name in NOTEBOOKS] == [f"{number:02d}" for number in range(1, len(NOTEBOOKS) + 1)]
-    assert len(NOTEBOOKS) >= 2 and set(PROFILES) >= {"smoke", "cpu", "gpu"}
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_profile_smoke_is_what_the_notebook_holds(name):
-    defaults = default_parameters(NOTEBOOKS[name])
-    assert defaults.pop(RESERVED) == ""
-    assert load_profile("smoke", notebooks_folder() / "profiles")[name] == defaults
+    assert len(NOTEBOOKS) >= 6 and set(PROFILES) >= {"smoke", "cpu", "full", "gpu"}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_fits_every_notebook(profile):
     jobs = plan(notebooks_folder(), profile=profile)
-    assert [job.name for job in jobs] == list(NOTEBOOKS) == list(load_profile(profile, notebooks_folder() / "profiles"))
+    assert [job.name for job in jobs] == list(NOTEBOOKS)
+
+
+def test_fine_tuning_and_evaluation_share_their_parameters():
+    tuning, evaluation = (default_parameters(NOTEBOOKS[name]) for name in NOTEBOOKS if name[:2] in ("05", "06"))
+    shared = set(tuning) & set(evaluation)
+    assert {"world", "model", "seeds", "tuning_steps", "adapter_weight"} <= shared
+    assert {name: tuning[name] for name in shared} == {name: evaluation[name] for name in shared}
+
+
+@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name[:2] in ("03", "04", "05", "06")])
+def test_world_and_model_are_parameters(name):
+    parameters = default_parameters(NOTEBOOKS[name])
+    assert parameters["world"] and parameters["model"] == ""
+    source = "\n".join(cell.source for cell in own_code(name) if "parameters" not in cell.metadata.get("tags", []))
+    assert parameters["world"] not in source  # no cell knows which world it is
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_committed_as_executed(name):
-    notebook = read(name)
+def test_a_notebook_holds_what_the_full_run_left(name):
+    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
-    assert not any("injected-parameters" in cell.metadata.get("tags", []) for cell in notebook.cells)
-    counts = [cell.execution_count for cell in code_cells(name)]
+    assert len(cells(name, tag="parameters")) == 1
+    (injected,) = cells(name, tag=INJECTED)
+    (job,) = plan(notebooks_folder(), profile="full", names=[name])
+    scope: dict = {}
+    exec(injected.source, scope)
+    held = {key: value for key, value in scope.items() if not key.startswith("__") and key != RESERVED}
+    assert held == {key: value for key, value in job.parameters.items() if key != RESERVED}
+    counts = [cell.execution_count for cell in cells(name, "code")]
     assert counts == list(range(1, len(counts) + 1))  # run once, from top to bottom
-    outputs = [output for cell in code_cells(name) for output in cell.outputs]
-    assert outputs and not [output for output in outputs if output.output_type == "error"]
-    checked = [cell for cell in code_cells(name) if "nbval-check-output" in cell.metadata.get("tags", [])]
+    outputs = [output for cell in cells(name, "code") for output in cell.outputs]
+    assert outputs and not [each for each in outputs if each.output_type == "error" or each.get("name") == "stderr"]
+    checked = cells(name, "code", "nbval-check-output")
     assert checked and all(cell.outputs for cell in checked)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_is_checked_could_fail(name):
+    for cell in cells(name, "code", "nbval-check-output"):
+        assert any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source)))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_verdict_is_made_of_numbers(name):
+    (verdict,) = cells(name, "code", "verdict")
+    printed = "".join(output.get("text", "") for output in verdict.outputs)
+    assert re.search(r"\d", printed) and not re.search(r"\b(?:nan|inf)\b", printed)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_shows_no_figure_without_alt_text(name):
-    outputs = [output for cell in code_cells(name) for output in cell.outputs if "data" in output]
+    outputs = [output for cell in cells(name, "code") for output in cell.outputs if "data" in output]
     assert not [output for output in outputs if "image/png" in output.data]  # a bare image has none
     images = re.findall(r"<img [^>]*>", "".join(output.data.get("text/html", "") for output in outputs))
     assert all(re.search(r'alt="[^"]+"', image) for image in images)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_holds_the_argument_and_the_package_the_code(name):
-    lengths = sorted(len(cell.source.splitlines()) for cell in code_cells(name))
-    assert len(lengths) <= 25 and lengths[-1] <= 30 and lengths[len(lengths) // 2] <= 8
-    trees = [ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)) for cell in code_cells(name)]
-    assert not [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+def test_a_notebook_is_easy_to_read(name):
+    sources = [cell.source for cell in own_code(name)]
+    lengths = sorted(len(source.splitlines()) for source in sources)
+    assert len(lengths) <= 25 and lengths[-1] <= 30
+    assert lengths[len(lengths) // 2] <= 12
+    assert max(len(line) for source in sources for line in source.splitlines()) <= 110
+    prose = sum(len(cell.source) for cell in cells(name, "markdown"))
+    assert prose >= 0.5 * sum(map(len, sources))
+    assert not [node for tree in trees(name) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_answer_comes_first(name):
+    first = cells(name)[0]
+    assert first.cell_type == "markdown"
+    title, answer, *_ = [line for line in first.source.splitlines() if line.strip()]
+    assert title.startswith("# ") and re.search(r"\d", answer)
+
+
+@pytest.mark.parametrize(("number", "called"), CALLS.items())
+def test_a_notebook_calls_the_instrument(number, called):
+    (name,) = [name for name in NOTEBOOKS if name.startswith(number)]
+    calls = {ast.unparse(node.func) for tree in trees(name) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert set(called) <= calls
