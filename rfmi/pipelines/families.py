@@ -14,7 +14,9 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     name, scheduler = type(pipeline).__name__, getattr(pipeline, "scheduler", None)
     if getattr(pipeline, "unet", None) is not None:
         raise ValueError(f"{name} has a UNet, which predicts noise and no velocity; take a rectified-flow pipeline")
-    if not _matches_flows(scheduler):
+    prediction = getattr(getattr(scheduler, "config", None), "prediction_type", None)
+    by_name = type(scheduler).__name__.startswith("FlowMatch")
+    if not (by_name if prediction is None else prediction == "flow_prediction"):
         raise ValueError(
             f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise and not of a "
             "rectified flow's velocity; take a rectified-flow pipeline, or give it a FlowMatchEulerDiscreteScheduler"
@@ -31,12 +33,3 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     raise ValueError(
         f"{name} is of no family that is known, which are {known}; a new one takes about 30 lines, see auraflow.py"
     )
-
-
-def _matches_flows(scheduler: object) -> bool:
-    """Whether a scheduler expects a rectified flow's velocity: by its prediction type, or by its name if it has
-    none."""
-    prediction = getattr(getattr(scheduler, "config", None), "prediction_type", None)
-    if prediction is not None:
-        return prediction == "flow_prediction"
-    return type(scheduler).__name__.startswith("FlowMatch")

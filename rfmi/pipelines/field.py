@@ -5,7 +5,8 @@ With sigma = 1 - t and the transformer's prediction v = E[eps - x | x_t, prompt]
     u(x_t, t | label) = -v(x_t, 1 - t, prompts[label]),        u(x_t, t) = -v(x_t, 1 - t, negative prompt),
 
 and Euler's rule along it is diffusers' own step: x + (t' - t) u = x + (sigma' - sigma) v. A seed gives the noise that
-the pipeline draws from it, so that both reach the same image.
+the pipeline draws from it, so that both reach the same image. A scaled latent is (E - shift) scale, with E the mean of
+the autoencoder's posterior for an image.
 
 The transformer computes in its own dtype, and x_t keeps the caller's, float32 from noise to image, as does time.
 Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prompts' embeddings, so the own call of a
@@ -13,14 +14,15 @@ bfloat16 pipeline rounds them at every step.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
 from rfmi.pipelines.families import family_of
 from rfmi.pipelines.interface import Conditioning
-from rfmi.pipelines.latents import decode_latents, encode_images, latent_shape, scheduler_times
 from rfmi.pipelines.micro_batches import MicroBatches
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
@@ -59,7 +61,12 @@ class PipelineField:
             raise ValueError("a prompt is empty, which is the null condition itself; say what to draw")
         self.pipeline = pipeline if device is None else pipeline.to(device)
         self.prompts, self.negative_prompt = tuple(prompts), negative_prompt
-        self.shape = latent_shape(pipeline, height, width)
+        config, factor = pipeline.transformer.config, pipeline.vae_scale_factor
+        height, width = (config.sample_size * factor if side is None else side for side in (height, width))
+        multiple = factor * config.patch_size
+        if min(height, width) < multiple or height % multiple or width % multiple:
+            raise ValueError(f"an image of {height} by {width} pixels was asked for; give multiples of {multiple}")
+        self.shape = (config.in_channels, height // factor, width // factor)
         self.evaluations = 0
         self._rows, self._images = MicroBatches(micro_batch), MicroBatches(IMAGES_AT_ONCE)
         texts = [*self.prompts, negative_prompt]
@@ -107,8 +114,8 @@ class PipelineField:
         Raises ValueError for other shapes and labels, MemoryError where memory runs out at a single row.
         """
         if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
-            sides = ", ".join(map(str, self.shape))
-            raise ValueError(f"x_t is {tuple(x_t.shape)} and t {tuple(t.shape)}; give x_t (B, {sides}) and t (B,)")
+            wanted = f"x_t (B, {_listed(self.shape)}) and t (B,)"
+            raise ValueError(f"x_t is {tuple(x_t.shape)} and t {tuple(t.shape)}; give {wanted}")
         transformer, device, dtype = self.pipeline.transformer, self.device, self.pipeline.transformer.dtype
         index = torch.cat([self._rows_of(labels, len(x_t)) for labels in branches])
         sigma = (1 - t.to(torch.promote_types(t.dtype, torch.float32))).to(device, torch.float32)
@@ -118,13 +125,30 @@ class PipelineField:
             conditioning = self._distinct.rows(index[part]).to(device, dtype)
             return -self.family.velocity(transformer, x_t[part].to(device, dtype), sigma[part], conditioning).to(x_t)
 
-        found = torch.cat(self._rows(velocity, len(index)))
+        velocities = torch.cat(self._rows(velocity, len(index)))
         self.evaluations += len(index)
-        return list(found.chunk(len(branches)))
+        return list(velocities.chunk(len(branches)))
 
     def times(self, steps: int) -> Tensor:
-        """The grid t = 1 - sigma (steps + 1,), float64, of the pipeline's own scheduler at this size of image."""
-        return scheduler_times(self.pipeline, self.shape, steps)
+        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size.
+
+        Raises ValueError for a scheduler whose noise does not fall from step to step, as Heun's.
+        """
+        scheduler, patch = deepcopy(self.pipeline.scheduler), self.pipeline.transformer.config.patch_size
+        config, options = scheduler.config, {}
+        if config.get("use_dynamic_shifting"):
+            length = (self.shape[1] // patch) * (self.shape[2] // patch)
+            options["mu"] = calculate_shift(
+                length, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+            )
+        scheduler.set_timesteps(steps, **options)
+        times = 1 - scheduler.sigmas.double().cpu()
+        if bool((times.diff() <= 0).any()):
+            raise ValueError(
+                f"the noise of {type(scheduler).__name__} does not fall from step to step; give the pipeline a "
+                "FlowMatchEulerDiscreteScheduler"
+            )
+        return times
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """x_0 (n, C, h, w), float32: row i is where `pipeline(prompt, generator=generator)` starts for a CPU generator
@@ -137,20 +161,55 @@ class PipelineField:
             len(generators), channels, height, width, self._distinct.dtype, self.device, generators
         ).float()
 
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Scaled latents (n, C, h, w), float32, of images (n, 3, height, width) in [0, 1]; ValueError for others."""
-        return encode_images(self.pipeline, images, self.shape, self._images)
+        vae, size = self.pipeline.vae, (3, *(self.pipeline.vae_scale_factor * side for side in self.shape[1:]))
+        if images.ndim != 4 or tuple(images.shape[1:]) != size or not images.is_floating_point() or not len(images):
+            given = f"{images.dtype} of shape {tuple(images.shape)}"
+            raise ValueError(f"images are {given}; give floats (n, {_listed(size)})")
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            raise ValueError("images hold values outside [0, 1], or no numbers; scale them to [0, 1]")
+        shift, scale = self._shift_and_scale
 
+        def encoded(part: slice) -> Tensor:
+            return vae.encode((2 * images[part] - 1).to(self.device, vae.dtype)).latent_dist.mean.float()
+
+        return (torch.cat(self._images(encoded, len(images))) - shift) * scale
+
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w)."""
-        return decode_latents(self.pipeline, latents, self.shape, self._images)
+        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w).
+
+        Raises ValueError for latents of another shape, and for images that are no numbers.
+        """
+        vae, (shift, scale) = self.pipeline.vae, self._shift_and_scale
+        if latents.ndim != 4 or tuple(latents.shape[1:]) != self.shape or not len(latents):
+            raise ValueError(f"latents have the shape {tuple(latents.shape)}; give (n, {_listed(self.shape)})")
+
+        def decoded(part: slice) -> Tensor:
+            images = vae.decode((latents[part] / scale + shift).to(self.device, vae.dtype), return_dict=False)[0]
+            return self.pipeline.image_processor.postprocess(images, output_type="pt").float().cpu()
+
+        images = torch.cat(self._images(decoded, len(latents)))
+        if not bool(images.isfinite().all()):
+            raise ValueError(
+                f"images came out as no numbers: the latents are none, or {vae.dtype} overflows in the autoencoder, "
+                "which pipeline.vae.to(torch.float32) cures"
+            )
+        return images
+
+    @property
+    def _shift_and_scale(self) -> tuple[float, float]:
+        config = self.pipeline.vae.config
+        return config.get("shift_factor") or 0.0, config.scaling_factor
 
     @torch.no_grad()
     def _encode_prompts(self, texts: list[str]) -> Conditioning:
-        batches = MicroBatches(PROMPTS_AT_ONCE)
-        return Conditioning.cat(
-            batches(lambda part: self.family.encode_prompts(self.pipeline, texts[part]), len(texts))
+        encoded = MicroBatches(PROMPTS_AT_ONCE)(
+            lambda part: self.family.encode_prompts(self.pipeline, texts[part]), len(texts)
         )
+        return Conditioning.cat(encoded)
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
         """Which rows (n,) of the distinct conditioning n labels name, None the negative prompt's."""
@@ -160,8 +219,10 @@ class PipelineField:
         if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give {n} integers, one a row")
         if labels.min() < 0 or labels.max() >= len(self.prompts):
-            raise ValueError(
-                f"labels run from {labels.min()} to {labels.max()}, but the {len(self.prompts)} prompts are numbered "
-                "from 0"
-            )
+            said = f"labels run from {labels.min()} to {labels.max()}"
+            raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
         return self._row_of_label[labels.long()]
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

@@ -33,12 +33,8 @@ class Conditioning:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """On `device`, floating tensors as `dtype`; None leaves either as it is."""
-        return Conditioning(
-            {
-                name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-                for name, tensor in self.tensors.items()
-            }
-        )
+        dtypes = {name: dtype if tensor.is_floating_point() else None for name, tensor in self.tensors.items()}
+        return Conditioning({name: tensor.to(device, dtypes[name]) for name, tensor in self.tensors.items()})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:

@@ -22,17 +22,16 @@ class MicroBatches:
         self.size = size
 
     def __call__(self, function: Callable[[slice], Part], n: int) -> list[Part]:
-        """function(part) for consecutive slices of range(n), in order. Raises MemoryError where one row does not
-        fit."""
-        found, start = [], 0
+        """function(part) for consecutive slices of range(n), in order; MemoryError where one row does not fit."""
+        parts, start = [], 0
         while start < n:
             part = slice(start, min(n, start + (self.size or n)))
             try:
-                found.append(function(part))
+                parts.append(function(part))
                 start = part.stop
                 continue
             except RuntimeError as error:
-                if not _is_complaint(error):
+                if not isinstance(error, torch.OutOfMemoryError) and not any(c in str(error) for c in COMPLAINTS):
                     raise
                 if part.stop - start == 1:
                     raise MemoryError(
@@ -40,8 +39,4 @@ class MicroBatches:
                     ) from error
             self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
             clear_device_cache(garbage_collection=True)
-        return found
-
-
-def _is_complaint(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in COMPLAINTS)
+        return parts

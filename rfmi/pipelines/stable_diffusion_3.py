@@ -43,8 +43,5 @@ STABLE_DIFFUSION_3 = Family(
     pipeline_class=StableDiffusion3Pipeline,
     encode_prompts=encode_prompts,
     velocity=velocity,
-    lora_targets=(
-        *("to_q", "to_k", "to_v", "to_out.0"),
-        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-    ),
+    lora_targets=("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
 )
