@@ -23,7 +23,6 @@ Every estimate is a mean of point-wise values, one a pair, so it comes with a st
 network evaluation is one velocity u(x_t, t, condition) for one sample: the two branches of one x_t count as two.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -64,10 +63,8 @@ class Estimate:
         Raises ValueError for fewer than two values: one value has no standard error.
         """
         if pointwise.ndim != 1 or len(pointwise) < 2:
-            raise ValueError(
-                f"an estimate needs a vector of at least two point-wise values, got shape {tuple(pointwise.shape)}; "
-                "score more pairs"
-            )
+            shape = tuple(pointwise.shape)
+            raise ValueError(f"{shape} is no vector of at least two point-wise values; score more pairs")
         values = pointwise.double()
         error = values.std(unbiased=True) / len(values) ** 0.5
         return cls(float(values.mean()), float(error), pointwise, evaluations)
@@ -92,7 +89,6 @@ def monte_carlo_forms(
     times: StratifiedTimes,
     generator: torch.Generator,
     noises: int = 1,
-    antithetic: bool = False,
     share: int = 1,
     anchor: VelocityField | None = None,
 ) -> MonteCarloForms:
@@ -104,41 +100,31 @@ def monte_carlo_forms(
     times: when to look, `times.draws` t per pair
     generator: of t and eps, on the CPU wherever x is
     noises: draws of eps per time
-    antithetic: eps and -eps in turn (noises must be even): removes what is odd in eps, pays for pairs far from the mean
     share: consecutive pairs that have t and eps in common, M for a table of M candidates per prompt; standard errors
         take pairs as independent, and hold for share = 1 only
     anchor: field whose null branch takes the place of u(x_t) in the residual form
 
-    Raises ValueError for lengths that differ, for odd antithetic noises, and for n not a multiple of share.
+    Raises ValueError for lengths that differ, for no noises, and for n not a multiple of share.
     """
     check_pairs(x, condition)
-    if noises < 1 or (antithetic and noises % 2):
-        raise ValueError(f"noises is {noises}; ask for at least one, and for an even number with antithetic noise")
+    if noises < 1:
+        raise ValueError(f"noises is {noises}; ask for at least one")
     t, weights = (part.to(x.device) for part in times.draw(len(x), generator, share))
     sums = torch.zeros(4, len(x), dtype=torch.float64, device=x.device)
     for draw in range(times.draws):
         weight = weights[:, draw] * t[:, draw] / (1 - t[:, draw]) / noises
         now = t[:, draw].to(time_dtype(x))
-        for eps in _noise(x, noises, antithetic, share, generator):
-            u_c, u_m = (u.double().flatten(1) for u in both_branches(field, interpolate(x, eps, now), now, condition))
-            a = u_m if anchor is None else anchor(interpolate(x, eps, now), now).double().flatten(1)
+        for _ in range(noises):
+            eps = torch.randn((len(x) // share, *x.shape[1:]), generator=generator, dtype=x.dtype)
+            eps = eps.repeat_interleave(share, 0).to(x.device)
+            x_t = interpolate(x, eps, now)
+            u_c, u_m = (u.double().flatten(1) for u in both_branches(field, x_t, now, condition))
+            a = u_m if anchor is None else anchor(x_t, now).double().flatten(1)
             delta, v = u_c - u_m, (x - eps).double().flatten(1)
             factors = torch.stack([delta, u_c, 2 * v - u_c - u_m, v - a])
             sums += weight * (factors * delta).sum(2)
     evaluations = 2 * len(x) * times.draws * noises
     return MonteCarloForms(*(Estimate.from_pointwise(values, evaluations) for values in sums))
-
-
-def _noise(
-    x: torch.Tensor, noises: int, antithetic: bool, share: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
-    """Standard normal eps (n, *), `noises` of them, the same for every `share` rows in turn."""
-    shape = (len(x) // share, *x.shape[1:])
-    for _ in range(noises // 2 if antithetic else noises):
-        eps = torch.randn(shape, generator=generator, dtype=x.dtype).repeat_interleave(share, 0).to(x.device)
-        yield eps
-        if antithetic:
-            yield -eps
 
 
 def time_dtype(x: torch.Tensor) -> torch.dtype:
@@ -149,8 +135,6 @@ def time_dtype(x: torch.Tensor) -> torch.dtype:
 def check_pairs(x: torch.Tensor, condition: torch.Tensor) -> None:
     """Raises ValueError for x that is no floating (n, *) tensor, and for another number of conditions."""
     if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(
-            f"x must be a floating (n, d) tensor or more, got {x.dtype} of shape {tuple(x.shape)}; reshape it"
-        )
+        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}; give a floating (n, d) tensor or more")
     if condition is None or len(condition) != len(x):
         raise ValueError(f"x holds {len(x)} rows and the condition does not; give one condition per row of x")

@@ -36,12 +36,9 @@ class VelocityField(Protocol):
 
 
 def expand_time(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """t (B,) with the dtype of x (B, *) and one trailing axis of length 1 for each of x's, so that the two
-    broadcast."""
+    """t (B,) with the dtype of x (B, *), and trailing axes of length 1, so that the two broadcast."""
     if t.ndim != 1 or x.ndim < 2 or len(t) != len(x):
-        raise ValueError(
-            f"t must be (B,) and x (B, d, ...), got {tuple(t.shape)} and {tuple(x.shape)}: give one time per row of x"
-        )
+        raise ValueError(f"t is {tuple(t.shape)} and x {tuple(x.shape)}; give t (B,), one time per row of x (B, d, *)")
     return t.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -54,19 +51,16 @@ def interpolate(x: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Te
 def both_branches(
     field: VelocityField, x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(u(x_t, t | condition), u(x_t, t)), each (B, *). Raises ValueError where there is no condition to compare
-    with."""
+    """(u(x_t, t | condition), u(x_t, t)), each (B, *). Raises ValueError where the condition is None."""
     if condition is None:
         raise ValueError("condition is None, which is the null branch itself; give one condition per row of x_t")
-    both = getattr(field, "both", None)
-    if both is not None:
-        return both(x_t, t, condition)
+    if hasattr(field, "both"):
+        return field.both(x_t, t, condition)
     return field(x_t, t, condition), field(x_t, t, None)
 
 
 def guided(u_conditional: torch.Tensor, u_unconditional: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance, u(.) + scale (u(.|y) - u(.)): scale 1 is the conditional field, 0 the unconditional
-    one."""
+    """Classifier-free guidance, u(.) + scale (u(.|y) - u(.)): the conditional field for 1, the null for 0."""
     if scale == 1:
         return u_conditional
     return u_unconditional + scale * (u_conditional - u_unconditional)

@@ -77,16 +77,15 @@ def quality_draws(
     elif len(groups) == len(real) == len(generated):
         drawn = [_resampled(real, resamples, generator, groups)] * 2
     else:
-        raise ValueError(
-            f"there are {len(groups)} groups, {len(real)} real and {len(generated)} generated images; give as many of "
-            "each, in the same order"
-        )
-    p, q = (torch.cat([_uniform(part)[None], rows]) for part, rows in zip((real, generated), drawn, strict=True))
-    precise, recalled = _covered(real, generated, k)
+        given = f"there are {len(groups)} groups, {len(real)} real and {len(generated)} generated images"
+        raise ValueError(f"{given}; give as many of each, in the same order")
+    even = [part.new_full((1, len(part)), 1 / len(part)) for part in (real, generated)]
+    p, q = (torch.cat(rows) for rows in zip(even, drawn, strict=True))
+    precise, recalled = _within(generated, real, _radii(real, k)), _within(real, generated, _radii(generated, k))
     draws = pd.DataFrame(
         {
             "frechet_distance": [_frechet_distance(*weights, real, generated) for weights in zip(p, q, strict=True)],
-            "cmmd": _discrepancy(p, q, *_kernels(real, generated)).tolist(),
+            "cmmd": _discrepancy(p, q, real, generated).tolist(),
             "precision": (q @ precise).tolist(),
             "recall": (p @ recalled).tolist(),
         }
@@ -97,20 +96,18 @@ def quality_draws(
     return draws
 
 
+def quality(real: Tensor, generated: Tensor, *, generator: torch.Generator) -> pd.DataFrame:
+    """value, low and high (95%) of every measure, images resampled within each set; as `quality_draws` has it."""
+    return interval_of(quality_draws(real, generated, generator=generator))
+
+
 def interval_of(draws: pd.DataFrame) -> pd.DataFrame:
     """value (row 0), low and high (95% of the other rows) of the columns of `quality_draws`, or of their difference."""
     low, high = draws[1:].quantile(0.025), draws[1:].quantile(0.975)
     return pd.DataFrame({"value": draws.loc[0], "low": low, "high": high}).rename_axis("measure")
 
 
-def _uniform(features: Tensor) -> Tensor:
-    """Every image with the same weight: (n,), summing to one."""
-    return features.new_full((len(features),), 1 / len(features))
-
-
-def _resampled(
-    features: Tensor, resamples: int, generator: torch.Generator, groups: Sequence | None = None
-) -> Tensor:
+def _resampled(features: Tensor, resamples: int, generator: torch.Generator, groups: Sequence | None = None) -> Tensor:
     """The weight of each image in a bootstrap resample of images, or of whole groups: (resamples, n), a row's sum 1."""
     labels = np.arange(len(features)) if groups is None else np.asarray(groups)
     _, places = np.unique(labels, return_inverse=True)
@@ -138,23 +135,15 @@ def _moments(weights: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (centred * weights[:, None]).T @ centred * (len(features) / (len(features) - 1))
 
 
-def _kernels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _discrepancy(p: Tensor, q: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """For images weighted p (resamples, n) and q (resamples, m)."""
     lengths = [part.norm(dim=1, keepdim=True) for part in (a, b)]
     if not all(bool((length > 0).all()) for length in lengths):
         raise ValueError("a feature has length zero and no direction; CMMD compares directions, so leave it out")
     a, b = a / lengths[0], b / lengths[1]
-    return tuple(torch.exp((x @ y.T - 1) / CMMD_WIDTH**2) for x, y in ((a, a), (b, b), (a, b)))
-
-
-def _discrepancy(p: Tensor, q: Tensor, k_aa: Tensor, k_bb: Tensor, k_ab: Tensor) -> Tensor:
-    """For images weighted p and q, (n,) and (m,) or (resamples, n) and (resamples, m)."""
+    k_aa, k_bb, k_ab = (torch.exp((x @ y.T - 1) / CMMD_WIDTH**2) for x, y in ((a, a), (b, b), (a, b)))
     pairs = ((p @ k_aa) * p).sum(-1) + ((q @ k_bb) * q).sum(-1) - 2 * ((p @ k_ab) * q).sum(-1)
     return CMMD_SCALE * pairs.clamp(min=0)
-
-
-def _covered(real: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Whether each generated image lies near a real one, (m,), and each real near a generated one, (n,): 0 or 1."""
-    return _within(generated, real, _radii(real, k)), _within(real, generated, _radii(generated, k))
 
 
 def _radii(features: Tensor, k: int) -> Tensor:
@@ -165,6 +154,7 @@ def _radii(features: Tensor, k: int) -> Tensor:
 
 
 def _within(points: Tensor, centers: Tensor, radii: Tensor) -> Tensor:
+    """Whether each point lies within the radius of some center: 0 or 1."""
     near = [(_distances(rows, centers) <= radii).any(dim=1) for rows in points.split(ROWS)]
     return torch.cat(near).to(points)
 
@@ -177,10 +167,8 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
 def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both in double precision."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"features must be tables (n, d) and (m, d) of two images or more each, got {tuple(a.shape)} and "
-            f"{tuple(b.shape)}"
-        )
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"features must be tables (n, d) and (m, d) of two images or more each, got {shapes}")
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
         raise ValueError("the features hold values that are not finite; look at the images they come from")
     return a.double(), b.double()

@@ -58,9 +58,12 @@ def time_grid(steps: int, shift: float = 1.0) -> torch.Tensor:
     """
     if steps < 2 or shift <= 0:
         raise ValueError(f"steps is {steps} and shift {shift}; choose at least 2 steps and a positive shift")
-    smallest = _shifted(torch.tensor(1e-3, dtype=torch.float64), shift)
-    even = torch.linspace(1.0, float(smallest), steps, dtype=torch.float64)
-    return 1 - torch.cat([_shifted(even, shift), even.new_zeros(1)])
+
+    def shifted(sigma: torch.Tensor) -> torch.Tensor:
+        return shift * sigma / (1 + (shift - 1) * sigma)
+
+    even = torch.linspace(1.0, float(shifted(torch.tensor(1e-3, dtype=torch.float64))), steps, dtype=torch.float64)
+    return 1 - torch.cat([shifted(even), even.new_zeros(1)])
 
 
 def sampling_steps(
@@ -120,9 +123,7 @@ class _WithoutNull:
     def __init__(self, field: VelocityField) -> None:
         self.field = field
 
-    def both(
-        self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def both(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         u = self.field(x_t, t, labels)
         return u, u
 
@@ -135,28 +136,19 @@ def path_scores(
     Costs 2 n evaluations a step. Raises ValueError for a grid without a step the official code would score.
     """
     totals = torch.zeros(3, len(noise), dtype=torch.float64, device=noise.device)
-    scored, steps, sample = 0, 0, noise
+    scored = 0
     for step in sampling_steps(field, noise, condition, times=times, guidance=guidance):
         weight = step.t / (1 - step.t)
         delta = step.u_conditional - step.u_unconditional
         totals[0] += step.dt * weight * _dot(step.u_conditional, delta)
         totals[2] += step.dt * weight * _dot(delta, delta)
-        if _official_step(step.t):
+        if OFFICIAL_SMALLEST_SIGMA < 1 - step.t < 1:
             totals[1] += weight * _dot(step.u_guided, step.u_guided - step.u_unconditional)
             scored += 1
-        steps, sample = steps + 1, step.following
     if not scored:
         raise ValueError("no step of this grid has 0.05 < sigma < 1, so the official score is empty; use a finer grid")
-    return PathScores(sample, totals[0], totals[1] / scored, totals[2], 2 * len(noise) * steps)
-
-
-def _official_step(t: float) -> bool:
-    """Whether the official code scores the step at sigma = 1 - t."""
-    return OFFICIAL_SMALLEST_SIGMA < 1 - t < 1
-
-
-def _shifted(sigma: torch.Tensor, shift: float) -> torch.Tensor:
-    return shift * sigma / (1 + (shift - 1) * sigma)
+    evaluations = 2 * len(noise) * (len(times) - 1)
+    return PathScores(step.following, totals[0], totals[1] / scored, totals[2], evaluations)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -63,9 +63,7 @@ class StratifiedTimes:
         """
         edges, curve = (torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in (grid, values))
         if edges.ndim != 1 or len(edges) < 2 or curve.shape != edges.shape or bool((edges.diff() <= 0).any()):
-            raise ValueError(
-                "grid and values must be vectors of one length, two or more, with grid increasing; sort the grid"
-            )
+            raise ValueError("grid and values must be vectors of one length, two or more; sort the grid to increase")
         if not bool(torch.isfinite(curve).all()) or bool((curve < 0).any()):
             raise ValueError("values must be finite and not negative; pass the magnitude of the curve")
         if not 0 < floor <= 1:
@@ -115,9 +113,7 @@ class StratifiedTimes:
         Raises ValueError where n is not a multiple of share.
         """
         if share < 1 or n % share:
-            raise ValueError(
-                f"{n} rows cannot be shared out in groups of {share}; give every prompt as many candidates"
-            )
+            raise ValueError(f"{n} rows cannot be shared out in groups of {share}; give each as many candidates")
         uniform = torch.rand(n // share, self.draws, generator=generator, dtype=torch.float64)
         level = (torch.arange(self.draws, dtype=torch.float64) + uniform) / self.draws
         upper = self.mass.cumsum(0)

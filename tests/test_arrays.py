@@ -14,9 +14,8 @@ from lab.oracles.tasks.families import student_task
 from rfmi import estimate_mutual_information
 from rfmi.arrays.checks import check_device
 from rfmi.arrays.coordinates import CanonicalCoordinates, NormalScores, Whitening, shrink_correlations
-from rfmi.arrays.field import FittedField
 from rfmi.arrays.gaussian_base import GaussianBase
-from rfmi.arrays.network import ResidualNetwork
+from rfmi.arrays.network import FittedField, ResidualNetwork
 from rfmi.arrays.training import train
 from rfmi.estimators import monte_carlo_forms
 

@@ -90,8 +90,8 @@ def field(request):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"noises": 2, "antithetic": True}, {"times": "matched", "noises": 2}],
-    ids=["plain", "antithetic", "matched times"],
+    [{}, {"times": "matched", "noises": 2}],
+    ids=["plain", "matched times"],
 )
 def test_monte_carlo_forms_are_unbiased_in_200_seeds(field, options):
     generator = seeded(1)
@@ -204,19 +204,6 @@ def test_shared_noise_scores_equal_candidates_of_a_prompt_equally():
     assert len(apart.unique()) == 6
 
 
-def test_antithetic_noise_pays_for_pairs_far_from_the_mean():
-    field = GaussianPairField.from_correlations([0.75])
-    x, condition = torch.full((4_000, 1), 3.0, dtype=torch.float64), torch.zeros(4_000, 1, dtype=torch.float64)
-    plain, antithetic = (
-        re_noising(
-            field, x, condition, times=StratifiedTimes.uniform(4), generator=seeded(19), noises=2, antithetic=flag
-        )
-        for flag in (False, True)
-    )
-    assert antithetic.evaluations == plain.evaluations
-    assert antithetic.standard_error < 0.8 * plain.standard_error
-
-
 def test_images_and_single_precision():
     field = pair_field(4, 2)
 
@@ -272,7 +259,6 @@ def forms_of(x, y, **options):
     ("call", "message"),
     [
         (lambda: forms_of(X, Y, noises=0), "noises is 0"),
-        (lambda: forms_of(X, Y, noises=3, antithetic=True), "an even number"),
         (lambda: forms_of(X, Y, share=3), "groups of 3"),
         (lambda: forms_of(X, Y[:3]), "one condition per row"),
         (lambda: forms_of(X, None), "one condition per row"),

@@ -8,11 +8,27 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 
-from rfmi.quality import cmmd, diversity, frechet_distance, neighbor_radii, precision_recall, quality, quality_draws
+from rfmi.quality import diversity, interval_of, quality, quality_draws
 
 
 def normal(n, d, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def measures(real, generated, **options):
+    return quality_draws(real, generated, generator=torch.Generator(), **{"resamples": 2, "k": 1} | options).loc[0]
+
+
+def frechet_distance(real, generated):
+    return measures(real, generated).frechet_distance
+
+
+def cmmd(real, generated):
+    return measures(real, generated).cmmd
+
+
+def precision_recall(real, generated):
+    return tuple(measures(real, generated, k=3)[["precision", "recall"]])
 
 
 def exact_sample(mean, factor, n, seed):
@@ -83,13 +99,13 @@ def test_cmmd_is_that_of_scikit_learns_kernel():
     assert cmmd(a, b) == pytest.approx(10 * shift, rel=0.02)  # what the wide kernel amounts to
 
 
-def test_radii_are_those_of_scikit_learn_and_of_brute_force():
-    features = normal(1100, 8)  # more rows than a table holds at once
-    for k in (1, 3):
-        expected, _ = NearestNeighbors(n_neighbors=k).fit(features.numpy()).kneighbors()
-        assert neighbor_radii(features, k).numpy() == pytest.approx(expected[:, -1], rel=1e-9)
-        brute = np.sort(cdist(features, features), axis=1)[:, k]
-        assert neighbor_radii(features, k).numpy() == pytest.approx(brute, rel=1e-9)
+@pytest.mark.parametrize("k", [1, 3])
+def test_neighbourhoods_are_those_of_scikit_learn(k):
+    real, generated = normal(1100, 8, 1), normal(1050, 8, 2) + 0.5  # more rows than a table holds at once
+    radii, _ = NearestNeighbors(n_neighbors=k).fit(real.numpy()).kneighbors()
+    precision = (cdist(generated, real) <= radii[:, -1]).any(1).mean()
+    assert 0 < precision < 1
+    assert measures(real, generated, k=k).precision == pytest.approx(precision)
 
 
 def test_precision_and_recall_by_brute_force():
@@ -108,8 +124,8 @@ def test_identical_sets_are_perfect():
     a = normal(30, 4)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     assert cmmd(a, a) == pytest.approx(0, abs=1e-9)
-    assert precision_recall(a, a) == (1.0, 1.0)
-    assert precision_recall(a.float(), a.float().flip(0)) == (1.0, 1.0)
+    assert precision_recall(a, a) == pytest.approx((1, 1))
+    assert precision_recall(a.float(), a.float().flip(0)) == pytest.approx((1, 1))
 
 
 def test_disjoint_and_nested_sets():
@@ -130,30 +146,23 @@ def test_diversity_by_hand():
 
 def test_quality_gives_the_measures_and_repeats_itself():
     real, generated = normal(80, 4, 1), normal(60, 4, 2) + 0.3
-    table = quality(real, generated, generator=torch.Generator().manual_seed(0), resamples=50)
-    assert table.value.to_dict() == pytest.approx(
-        {
-            "frechet_distance": frechet_distance(real, generated),
-            "cmmd": cmmd(real, generated),
-            **dict(zip(("precision", "recall"), precision_recall(real, generated), strict=True)),
-        }
-    )
+    table = quality(real, generated, generator=torch.Generator().manual_seed(0))
+    assert table.value.to_dict() == pytest.approx(measures(real, generated, k=3).to_dict())
     assert ((table.low < table.value) & (table.value < table.high)).all()
-    assert set(table.n_real) == {80} and set(table.n_generated) == {60}
-    assert table.equals(quality(real, generated, generator=torch.Generator().manual_seed(0), resamples=50))
-    assert not table.equals(quality(real, generated, generator=torch.Generator().manual_seed(1), resamples=50))
+    assert table.equals(quality(real, generated, generator=torch.Generator().manual_seed(0)))
+    assert not table.equals(quality(real, generated, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize("measure", ["frechet_distance", "cmmd"])
 def test_intervals_cover_the_expected_value_at_this_number_of_images(measure):
     d, n, repeats = 3, 100, 80
     tables = [
-        quality(
-            normal(n, d, 2 * i),
-            normal(n, d, 2 * i + 1) + 0.5,
-            generator=torch.Generator().manual_seed(i),
-            resamples=60,
-        ).loc[measure]
+        interval_of(
+            quality_draws(
+                normal(n, d, 2 * i), normal(n, d, 2 * i + 1) + 0.5, generator=torch.Generator().manual_seed(i),
+                resamples=60,
+            )
+        ).loc[measure]  # fmt: skip
         for i in range(repeats)
     ]
     expected = np.mean([table.value for table in tables])
@@ -191,11 +200,11 @@ def test_resampled_groups_pair_two_models_and_know_that_their_images_are_alike()
         (lambda: cmmd(normal(5, 3), normal(5, 3) / 0), "not finite"),
         (lambda: cmmd(normal(5, 3), torch.zeros(5, 3)), "length zero"),
         (lambda: precision_recall(normal(3, 3), normal(5, 3)), "3 features have no neighbour number 3"),
-        (lambda: neighbor_radii(normal(3, 3), 0), "choose 1 <= k < n"),
+        (lambda: measures(normal(3, 3), normal(3, 3), k=0), "choose 1 <= k < n"),
         (lambda: diversity(normal(3, 3), [1, 1, 2]), "the group 2 has one image"),
         (lambda: diversity(normal(3, 3), [1, 1]), "3 features and 2 labels"),
-        (lambda: quality(normal(5, 3), normal(5, 3), generator=torch.Generator(), resamples=1), "two resamples"),
-        (lambda: quality(normal(5, 3), normal(5, 3), generator=torch.Generator(), groups=[1] * 4), "as many of each"),
+        (lambda: measures(normal(5, 3), normal(5, 3), resamples=1), "two resamples"),
+        (lambda: measures(normal(5, 3), normal(5, 3), groups=[1] * 4), "as many of each"),
     ],
 )
 def test_faults_are_named_in_one_sentence(call, message):

@@ -7,19 +7,13 @@ SMALLEST_N = 50
 
 
 def check_numbers(values: np.ndarray, name: str) -> np.ndarray:
-    """The array as float64 (n, d). Raises TypeError for other than floats, ValueError for a shape or for values that
-    cannot be.
-    """
+    """The array as float64 (n, d). Raises TypeError for other than floats, ValueError for shapes or bad values."""
     if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
         kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
         hint = ", or pass discrete_y=True where y holds labels" if name == "y" else ""
-        raise TypeError(
-            f"{name} must be a numpy array of floats, got {kind}; convert it with {name}.astype(float){hint}"
-        )
+        raise TypeError(f"{name} must be a numpy array of floats, got {kind}; use {name}.astype(float){hint}")
     if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(
-            f"{name} must have shape (n, d), got {values.shape}; use {name}.reshape(-1, 1) for a single coordinate"
-        )
+        raise ValueError(f"{name} must have shape (n, d), got {values.shape}; use {name}.reshape(-1, 1) for d = 1")
     bad = int((~np.isfinite(values)).any(1).sum())
     if bad:
         raise ValueError(f"{name} has NaN or infinite values in {bad} rows; remove or impute those pairs")
@@ -44,10 +38,8 @@ def check_labels(labels: np.ndarray) -> np.ndarray:
     if len(classes) < 2:
         raise ValueError("y has a single label; two or more are needed for it to carry information")
     if counts.min() < 10:
-        rare = classes[counts.argmin()]
-        raise ValueError(
-            f"label {rare!r} has {counts.min()} pairs; merge labels until each has 10, or pass y as numbers"
-        )
+        rare = f"label {classes[counts.argmin()]!r} has {counts.min()} pairs"
+        raise ValueError(f"{rare}; merge labels until each has 10, or pass y as numbers")
     return numbers
 
 
@@ -59,17 +51,11 @@ def check_pairs(x: np.ndarray, y: np.ndarray) -> None:
         raise ValueError(f"{len(x)} pairs are too few to fit and score on; at least {SMALLEST_N} are needed")
     repeated = len(x) - len(np.unique(np.column_stack([x, y]), axis=0))
     if repeated:
-        raise ValueError(
-            f"{repeated} pairs are repeated, and would be scored by a network that saw them; drop duplicated rows"
-        )
+        raise ValueError(f"{repeated} pairs are repeated, and a network would score what it saw; drop duplicated rows")
 
 
 def check_settings(*, integers: dict, fractions: dict) -> None:
-    """Raises ValueError for a setting that cannot be meant.
-
-    integers: name to (value, least possible value)
-    fractions: name to (value, what it must stay below), above 0
-    """
+    """Raises ValueError for integers, name: (value, least), and fractions, name: (value, bound), that cannot be."""
     for name, (value, least) in integers.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} is {value!r}; choose a whole number, {least} or more")
@@ -84,7 +70,5 @@ def check_device(device: str | torch.device) -> torch.device:
         device = torch.device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"device {str(device)!r} is not to be had here; pass device='cpu' or run where it is"
-        ) from error
+        raise ValueError(f"device {str(device)!r} is not to be had here; pass device='cpu'") from error
     return device

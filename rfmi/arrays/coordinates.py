@@ -44,9 +44,7 @@ class NormalScores:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """(n, d) to (n, d), infinite at and beyond the training range; equal values take the middle of their ranks."""
-        return np.column_stack(
-            [self._column(rows[:, i], self.quantiles[:, i]) for i in range(rows.shape[1])]
-        )
+        return np.column_stack([self._column(rows[:, i], self.quantiles[:, i]) for i in range(rows.shape[1])])
 
     def _column(self, values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
         upwards = np.interp(values, quantiles, self.ranks)

@@ -6,14 +6,15 @@ from typing import Self
 import numpy as np
 import torch
 from scipy.stats import entropy
+from torch import Generator, Tensor
 
 from rfmi.arrays.coordinates import CanonicalCoordinates
-from rfmi.arrays.field import FittedField
 from rfmi.arrays.gaussian_base import GaussianBase
-from rfmi.arrays.network import ResidualNetwork
+from rfmi.arrays.network import FittedField, ResidualNetwork
 from rfmi.estimators import monte_carlo_forms
 
 FORMS = ("squared", "re_noising", "residual")
+Forms = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,58 +29,48 @@ class CrossFit:
     limit: the entropy of y in nats where it is a label, which no mutual information exceeds, else infinite
     """
 
-    x: torch.Tensor
-    y: torch.Tensor
+    x: Tensor
+    y: Tensor
     base: GaussianBase
-    fold: torch.Tensor
-    training_rows: torch.Tensor
+    fold: Tensor
+    training_rows: Tensor
     limit: float
 
     @classmethod
     def of(
-        cls,
-        x: np.ndarray,
-        y: np.ndarray,
-        folds: int,
-        indicators: bool,
-        generator: torch.Generator,
-        device: torch.device,
+        cls, x: np.ndarray, y: np.ndarray, folds: int, indicators: bool, generator: Generator, device: torch.device
     ) -> Self:
         """Shuffles the pairs into folds and fits every fold's coordinates on the others."""
         fold = torch.empty(len(x), dtype=torch.long)
         fold[torch.randperm(len(x), generator=generator)] = torch.arange(len(x)) % folds
-        maps = []
-        for k in range(folds):
-            training = (fold != k).numpy()
-            maps.append(CanonicalCoordinates.fit(x[training], y[training], indicators=indicators))
+        rows = [torch.nonzero(fold != k)[:, 0] for k in range(folds)]
+        maps = [CanonicalCoordinates.fit(x[r], y[r], indicators=indicators) for r in rows]
         kept_x, kept_y = (min(getattr(m, side).shape[1] for m in maps) for side in ("x_rotation", "y_rotation"))
 
-        def stacked(parts: list[np.ndarray]) -> torch.Tensor:
+        def stacked(parts: list[np.ndarray]) -> Tensor:
             return torch.tensor(np.stack(parts), dtype=torch.float32, device=device)
 
         pairs = [m(x, y) for m in maps]
         correlations = stacked([m.correlations[None, :kept_x] for m in maps])
-        base = GaussianBase(correlations)
-        rows = [torch.nonzero(fold != k)[:, 0] for k in range(folds)]
+        base, limit = GaussianBase(correlations), np.inf
         if indicators:
             labels = np.vstack([np.zeros(y.shape[1]), np.eye(y.shape[1])])
             places = stacked([m.y_coordinates(labels)[:, :kept_y] for m in maps])
             counts = stacked([np.append(len(r) - y[r].sum(), y[r].sum(0))[None] for r in rows])
-            base = GaussianBase(
-                correlations, correlations * base.partner(places), counts / counts.sum(-1, keepdim=True)
-            )
+            prior = counts / counts.sum(-1, keepdim=True)
+            base = GaussianBase(correlations, correlations * base.partner(places), prior)
+            limit = float(entropy(np.append(1 - y.mean(0).sum(), y.mean(0))))
         shortest = min(len(r) for r in rows)
-        shares = np.append(1 - y.mean(0).sum(), y.mean(0)) if indicators else None
         return cls(
             stacked([pair[0][:, :kept_x] for pair in pairs]),
             stacked([pair[1][:, :kept_y] for pair in pairs]),
             base,
             fold,
             torch.stack([r[:shortest] for r in rows]),
-            float(entropy(shares)) if indicators else np.inf,
+            limit,
         )
 
-    def base_forms(self, draws: int, seed: int) -> dict[str, np.ndarray]:
+    def base_forms(self, draws: int, seed: int) -> Forms:
         """Every form (n,) of the Gaussian base alone, each pair under the fold that did not see it.
 
         Exact, but for the squared and the residual form where y is a label, which are Monte Carlo.
@@ -97,9 +88,7 @@ class CrossFit:
             forms["re_noising"][held] = re_noising
         return forms
 
-    def score(
-        self, network: ResidualNetwork, draws: int, seed: int, base: dict[str, np.ndarray]
-    ) -> dict[str, np.ndarray]:
+    def score(self, network: ResidualNetwork, draws: int, seed: int, base: Forms) -> Forms:
         """Every form (n,) of base and network: the base's value, plus what the network changes under common noise."""
         forms = {name: values.copy() for name, values in base.items()}
         for k in range(len(self.x)):
@@ -107,7 +96,7 @@ class CrossFit:
             self._add(forms, -1, None, k, draws, seed)
         return forms
 
-    def _add(self, forms, sign: int, network: ResidualNetwork | None, fold: int, draws: int, seed: int) -> None:
+    def _add(self, forms: Forms, sign: int, network: ResidualNetwork | None, fold: int, draws: int, seed: int) -> None:
         """Add `sign` times the Monte-Carlo forms of one fold's field, at the pairs of the fold, to `forms`."""
         held = self.fold == fold
         scored = monte_carlo_forms(
@@ -116,7 +105,7 @@ class CrossFit:
             self.y[fold, held],
             times=self.base.times(draws),
             anchor=FittedField(self.base, None, fold),
-            generator=torch.Generator().manual_seed(seed + 1 + fold),
+            generator=Generator().manual_seed(seed + 1 + fold),
         )
         for name in FORMS:
             forms[name][held] += sign * getattr(scored, name).pointwise.cpu().numpy()

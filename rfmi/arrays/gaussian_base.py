@@ -93,16 +93,13 @@ class GaussianBase:
         slope = (t * s - (1 - t)) / inner - (2 * t - 1) / outer  # Delta = slope x_t + shift m
         shift = 1 - (t * s - (1 - t)) / inner * t
         weight = weight * t / (1 - t)
-        quadratic, mixed, square = (
-            (weight * part).sum(0) for part in ((slope * t) ** 2, 2 * slope * t * shift, shift**2)
-        )
+        factors = (slope * t) ** 2, 2 * slope * t * shift, shift**2
+        quadratic, mixed, square = ((weight * factor).sum(0) for factor in factors)
         constant = (weight * (slope * (1 - t)) ** 2).sum()
         return (quadratic * x**2 + mixed * x * m + square * m**2).sum(1) + constant
 
     def times(self, draws: int) -> StratifiedTimes:
-        """Times for training and scoring: density as the noise of the integrand, the mean over coordinates and both
-        branches.
-        """
+        """Times to train and score at: density as the integrand's noise, in the mean over coordinates and branches."""
 
         def noise(t: torch.Tensor) -> torch.Tensor:
             s = torch.cat([1 - self.correlations.double().cpu().flatten() ** 2, torch.ones(1, dtype=torch.float64)])

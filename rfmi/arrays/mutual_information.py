@@ -33,7 +33,7 @@ from rfmi.arrays.checks import check_device, check_labels, check_numbers, check_
 from rfmi.arrays.cross_fit import CrossFit
 from rfmi.arrays.network import ResidualNetwork
 from rfmi.arrays.training import train
-from rfmi.estimators import NORMAL_QUANTILE_95
+from rfmi.estimators import Estimate
 
 SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
 EXTRAPOLATION_ERROR, GAP_ERROR = 0.75, 0.25
@@ -62,11 +62,7 @@ class MutualInformation:
     network_used: bool
     evaluations: int
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95% interval (low, high) in nats."""
-        half = NORMAL_QUANTILE_95 * self.standard_error
-        return self.value - half, self.value + half
+    interval = Estimate.interval
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -158,9 +154,7 @@ def _result(half, full, change: float, split: CrossFit, used: bool, evaluations:
     error = float(np.sqrt(sampling**2 + (EXTRAPOLATION_ERROR * change) ** 2 + (GAP_ERROR * gap) ** 2))
     diagnostics = {}
     if value == split.limit:
-        diagnostics["truncation_limit"] = (
-            f"the estimate is at the entropy of the labels, {value:.3f} nats; get more pairs"
-        )
+        diagnostics["truncation_limit"] = f"the estimate is the labels' entropy, {value:.3f} nats; get more pairs"
     loss_gain = half["re_noising"]
     if loss_gain.mean() < -2 * loss_gain.std() / len(pairs) ** 0.5:
         diagnostics["held_out_loss_gap"] = (

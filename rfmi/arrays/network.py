@@ -5,7 +5,7 @@
 One network r serves both branches: the null branch sees zeros in place of y and a flag. gain(t) vanishes at t = 1, so
 the boundary condition at clean data holds by construction, and r is zero before training, so the field starts as the
 Gaussian one. The folds' networks are independent; their weights are stacked so that one matrix product advances all of
-them.
+them. `FittedField` is one fold's field as the estimators see it.
 """
 
 import copy
@@ -22,9 +22,7 @@ TIME_FEATURES = 8
 
 
 class ResidualNetwork(nn.Module):
-    """`folds` residual networks of bilinear blocks (products of two linear maps of the normalised state). All tensors
-    are (folds, B, *).
-    """
+    """`folds` networks of bilinear blocks, products of two linear maps of the normalised state; all (folds, B, *)."""
 
     def __init__(
         self, folds: int, dimension: int, condition_dimension: int, width: int, blocks: int, generator: torch.Generator
@@ -70,8 +68,7 @@ class ResidualNetwork(nn.Module):
 def network_inputs(
     base: GaussianBase, x_t: torch.Tensor, t: torch.Tensor, y: torch.Tensor, conditional: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Base velocity and gain (folds, B, d), features (folds, B, F) and time features (folds, B, 8) of one branch or a
-    mixture of both.
+    """Base velocity and gain (folds, B, d), features (folds, B, F) and time features (folds, B, 8) of either branch.
 
     The features are x_t and the innovation x_t - t m at unit variance and y; each again times its mean square less one,
     which is where scale mixtures and norm-dependent maps show; these mean squares; and the flag of the branch.
@@ -85,3 +82,28 @@ def network_inputs(
     level = torch.logit(t, eps=1e-4)
     waves = [wave(level * frequency) for frequency in (0.5, 1.0, 2.0) for wave in (torch.sin, torch.cos)]
     return velocity, gain, features, torch.cat([t, level / 4, *waves], -1)
+
+
+class FittedField:
+    """A `VelocityField` in one fold's canonical coordinates; without a network, the Gaussian base alone."""
+
+    def __init__(self, base: GaussianBase, network: ResidualNetwork | None, fold: int):
+        self.base = base.one(fold)
+        self.network = None if network is None else network.one(fold)
+        self.condition_dimension = 1 if network is None else network.condition_dimension
+
+    def __call__(self, x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+        """u (B, d) at x_t (B, d), t (B,), given y (B, d_y) or None for the null condition."""
+        if condition is None:
+            return self.both(x_t, t, x_t.new_zeros(len(x_t), self.condition_dimension))[1]
+        return self.both(x_t, t, condition)[0]
+
+    @torch.no_grad()
+    def both(self, x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The conditional and the unconditional velocity, each (B, d), from one forward."""
+        flag = torch.cat([torch.ones_like(t), torch.zeros_like(t)])[None, :, None]
+        twice = [torch.cat([part, part])[None] for part in (x_t, t[:, None], condition)]
+        velocity, gain, features, time = network_inputs(self.base, *twice, flag)
+        if self.network is not None:
+            velocity = velocity + gain * self.network(features, time)
+        return velocity[0].chunk(2)
