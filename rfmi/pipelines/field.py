@@ -76,10 +76,8 @@ class PipelineField:
         elif len(conditioning) == len(texts):
             rows = list(range(len(texts)))
         else:
-            raise ValueError(
-                f"conditioning has {len(conditioning)} rows for {len(prompts)} prompts; give one row for each, in "
-                "order, and the negative prompt's last"
-            )
+            given = f"conditioning has {len(conditioning)} rows for {len(prompts)} prompts"
+            raise ValueError(f"{given}; give one row for each, in order, and the negative prompt's last")
         self._row_of_label, self._distinct = torch.tensor(rows), conditioning.to(self.device)
 
     @property
@@ -103,8 +101,7 @@ class PipelineField:
 
     def both(self, x_t: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """(u(x_t, t | label), u(x_t, t)), from one batched forward pass of 2 B rows."""
-        u_conditional, u_null = self.velocities(x_t, t, [labels, None])
-        return u_conditional, u_null
+        return tuple(self.velocities(x_t, t, [labels, None]))
 
     def velocities(self, x_t: Tensor, t: Tensor, branches: Sequence[Tensor | None]) -> list[Tensor]:
         """u(x_t, t | branch) for every branch, from one batched forward pass of len(branches) B rows.
