@@ -1,1 +1,1 @@
-"""The laboratory around `rfmi`: what is known exactly, worlds with a judge, the study that the notebooks and the command share."""
+"""The laboratory around `rfmi`: what is known exactly, worlds with a judge, and the study of the notebooks."""

@@ -21,8 +21,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rfmi.pipelines import PipelineField
-from rfmi.runs import canonical, deal, fingerprint, open_folder, own_device, process_state, write_tensors
-from rfmi.sampling import sample
+from rfmi.runs import deal, fingerprint, open_folder, own_device, plain, process_state, write_tensors
+from rfmi.sampling import check_guidance, sample
 from rfmi.statistics import RESAMPLES, mean_of_categories
 
 FIRST_SEED, IMAGES_A_PROMPT = 42, 10
@@ -85,7 +85,7 @@ def evaluate(
     }
     for category, field in fields.items():
         grey = torch.full((1, 3, *(side * pipeline.vae_scale_factor for side in field.shape[1:])), 0.5)
-        canonical(_judged(judge, grey, field.prompts[:1], category).to_dict("records"))
+        json.dumps(_judged(judge, grey, field.prompts[:1], category).to_dict("records"), default=plain)
         if features is not None:
             _embedded(features, grey)
     settings = {
@@ -120,7 +120,7 @@ def evaluate(
         tensors = {"aligned": torch.tensor(table.aligned.to_numpy(float))}
         if features is not None:
             tensors["features"] = _embedded(features, images)
-        write_tensors(units[category, first], tensors, {"rows": canonical(table.to_dict("records"))})
+        write_tensors(units[category, first], tensors, {"rows": json.dumps(table.to_dict("records"), default=plain)})
     state.wait_for_everyone()
     tables, embedded = zip(*map(_read_unit, units.values()), strict=True)
     images = pd.concat(tables, ignore_index=True)
@@ -138,9 +138,9 @@ def compare(
 ) -> pd.DataFrame:
     """other - base of a column, by category and in the mean of the categories: value, low, high, n (prompts).
 
-    Several evaluations, as of one method trained from several seeds, are averaged image by image. 95% intervals that
-    resample prompts and noises, each image with both of its values. Raises ValueError where they were not all evaluated
-    on the same prompts and seeds.
+    base, other: evaluations; several, as of one method trained from several seeds, are averaged image by image.
+    column: of `Evaluation.images`. seed, resamples: of the 95% intervals, which resample prompts and noises.
+    Raises ValueError where they were not all evaluated on the same prompts and seeds.
     """
     evaluations = [*_listed(base), *_listed(other)]
     if any(not evaluations[0].images[KEYS].equals(each.images[KEYS]) for each in evaluations):
@@ -150,14 +150,12 @@ def compare(
 
 def by_image(evaluations: Evaluation | Sequence[Evaluation], column: str = "aligned") -> pd.DataFrame:
     """A column by category and prompt, one column a seed of images, in the mean over the evaluations."""
-    tables = [
-        each.images.set_index(KEYS)[column].astype(float).unstack("seed", sort=False) for each in _listed(evaluations)
-    ]
-    return sum(tables) / len(tables)
+    columns = [each.images.set_index(KEYS)[column].astype(float) for each in _listed(evaluations)]
+    return sum(column.unstack("seed", sort=False) for column in columns) / len(columns)
 
 
 def _judged(judge: Judge, images: Tensor, texts: Sequence[str], category: str) -> pd.DataFrame:
-    """The judge's table. Raises ValueError for one that does not fit."""
+    """The judge's table; ValueError for one that does not fit."""
     table = judge(images, list(texts), category)
     if not isinstance(table, pd.DataFrame) or len(table) != len(texts):
         shown = f"{len(table)} rows" if isinstance(table, pd.DataFrame) else f"a {type(table).__name__}"
@@ -172,12 +170,11 @@ def _judged(judge: Judge, images: Tensor, texts: Sequence[str], category: str) -
 
 
 def _embedded(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The images' features. Raises ValueError for those that do not fit."""
+    """The images' features; ValueError for those that do not fit."""
     embedded = torch.as_tensor(features(images))
-    if embedded.ndim != 2 or len(embedded) != len(images):
-        raise ValueError(
-            f"the features of {len(images)} images have the shape {tuple(embedded.shape)}; give one row an image"
-        )
+    n, shape = len(images), tuple(embedded.shape)
+    if len(shape) != 2 or shape[0] != n:
+        raise ValueError(f"the features of {n} images have the shape {shape}; give one row an image")
     return embedded
 
 
@@ -200,8 +197,7 @@ def _check(prompts: Mapping[str, Sequence[str]], images_per_prompt: int, guidanc
         raise ValueError("a category without a prompt cannot be evaluated; give at least one prompt for each")
     if images_per_prompt < 1:
         raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
-    if not 0 <= guidance < float("inf"):
-        raise ValueError(f"guidance is {guidance}; give a number of 0 or more, 1 for none")
+    check_guidance(guidance)
     for category, texts in prompts.items():
         if not re.fullmatch(r"[\w -]+", category):
             raise ValueError(f"the category {category!r} names a file; use letters, digits, spaces, _ and - only")

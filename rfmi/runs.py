@@ -1,6 +1,4 @@
-"""Runs that may be killed: files that are whole or not there, folders that know what they are of, units dealt out to
-whichever process is free.
-"""
+"""Runs that may be killed: whole files, folders that know what they are of, units that go to whoever is free."""
 
 import errno
 import hashlib
@@ -46,19 +44,14 @@ def disk_space(folder: Path) -> Iterator[None]:
             raise
         for leftover in folder.glob(f"*.{_writer()}.tmp"):
             leftover.unlink(missing_ok=True)
-        raise OSError(
-            errno.ENOSPC,
-            f"the disk of {folder} is full; make room and call again, which goes on where it was",
-        ) from error
+        sentence = f"the disk of {folder} is full; make room and call again, which goes on where it was"
+        raise OSError(errno.ENOSPC, sentence) from error
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The temporary name to write a file under; it takes its own name, on the disk, when the context ends.
-
-    A reader, or a crash at any moment, sees the old file or the new one. Raises OSError, in a sentence, where the disk
-    is full.
-    """
+    """The temporary name to write a file under; it takes its own name, on the disk, when the context ends. A reader, or
+    a crash at any moment, sees the old file or the new one. Raises OSError, in a sentence, where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     with disk_space(path.parent):
@@ -76,10 +69,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
     """Write a safetensors file with `facts` for its metadata, whole or not at all."""
+    whole = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(
-            {name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, dict(facts)
-        )
+        save_file(whole, temporary, dict(facts))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -96,9 +88,8 @@ def plain(value: Any) -> Any:
     """A number or an array as JSON can write it, for `json.dumps(default=plain)`; TypeError for anything else."""
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return value.tolist()
-    raise TypeError(
-        f"a result holds numbers, texts, lists and mappings only, got {type(value).__name__}; convert it first"
-    )
+    kind = type(value).__name__
+    raise TypeError(f"a result holds numbers, texts, lists and mappings only, got {kind}; convert it first")
 
 
 def canonical(value: Any) -> str:
@@ -130,9 +121,8 @@ def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, 
     asked = json.loads(json.dumps(asked))
     changed = sorted(name for name in {*there, *asked} - {*free} if there.get(name) != asked.get(name))
     if changed:
-        raise ValueError(
-            f"{place} holds results with another {', '.join(changed)}; choose another folder, or remove it"
-        )
+        names = ", ".join(changed)
+        raise ValueError(f"{place} holds results with another {names}; choose another folder, or remove it")
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -166,8 +156,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def process_state():
-    """Accelerate's `PartialState` of the processes of this run. By itself it takes processes on processors for one
-    each alone, unless it is told that they have no accelerator."""
+    """Accelerate's `PartialState` of this run; it has to be told where processes have no accelerator."""
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
@@ -183,9 +172,8 @@ def own_device(device: torch.device | str | None) -> torch.device | str | None:
 def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
-    paths: the file that vouches for each unit; the caller writes it before it asks for the next. However the processes
-    were started, the next missing unit goes to the one that is free; what a process that died had taken goes to
-    another.
+    paths: the file that vouches for each unit; the caller writes it before it asks for the next. What a process that
+        died had taken goes to another.
     """
     waiting, passed = deque(paths), 0
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:

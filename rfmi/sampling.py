@@ -49,23 +49,6 @@ class PathScores:
     evaluations: int
 
 
-def time_grid(steps: int, shift: float = 1.0) -> torch.Tensor:
-    """The grid of diffusers' FlowMatchEulerDiscreteScheduler (1,000 training steps) as t = 1 - sigma, (steps + 1,) from
-    0 to 1.
-
-    sigma runs evenly from 1 to the smallest training sigma, is shifted to shift sigma / (1 + (shift - 1) sigma), and
-    ends at 0. The smallest training sigma is itself shifted once, so the last sigmas are shifted twice, there as here.
-    """
-    if steps < 2 or shift <= 0:
-        raise ValueError(f"steps is {steps} and shift {shift}; choose at least 2 steps and a positive shift")
-
-    def shifted(sigma: torch.Tensor) -> torch.Tensor:
-        return shift * sigma / (1 + (shift - 1) * sigma)
-
-    even = torch.linspace(1.0, float(shifted(torch.tensor(1e-3, dtype=torch.float64))), steps, dtype=torch.float64)
-    return 1 - torch.cat([shifted(even), even.new_zeros(1)])
-
-
 def sampling_steps(
     field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
 ) -> Iterator[PathStep]:
@@ -76,7 +59,7 @@ def sampling_steps(
     """
     grid = [float(t) for t in times]
     if len(grid) < 2 or grid[0] < 0 or grid[-1] > 1 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
-        raise ValueError("times must be an increasing grid of at least two values in [0, 1]; use `time_grid`")
+        raise ValueError("times must be an increasing grid of at least two values in [0, 1]")
     x_t = noise
     for t, later in zip(grid, grid[1:], strict=False):
         with torch.no_grad():
@@ -153,3 +136,9 @@ def path_scores(
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.double() * b.double()).flatten(1).sum(1)
+
+
+def check_guidance(scale: float) -> None:
+    """Raises ValueError for a guidance scale that is no finite number of 0 or more."""
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"guidance is {scale}; give a number of 0 or more, 1 for none")

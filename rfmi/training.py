@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.amp import GradScaler
 
 from rfmi.runs import check_same, write_tensors
 
@@ -30,14 +31,6 @@ class StepRandomness:
     def __init__(self, seed: int, step: int) -> None:
         self.random = Random(f"{seed} {step}")
         self.generator = torch.Generator().manual_seed(self.random.getrandbits(62))
-
-
-class Scaler(Protocol):
-    """What keeps float16 gradients in range, as torch.amp.GradScaler."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -66,8 +59,7 @@ class Training:
 
     @property
     def chosen_step(self) -> int:
-        """The step whose average is the result: the best validated one, the first of equals, or the last there is.
-        The untrained step 0 is validated for comparison and not chosen."""
+        """The step whose average is the result: the best validated one, or the last there is; never step 0."""
         trained = [(step, value) for step, value in self.validation if step > 0]
         return max(trained, key=lambda look: look[1])[0] if trained else len(self.losses)
 
@@ -109,7 +101,7 @@ class Training:
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])
 
-    def write(self, path: Path, run: Mapping[str, Any], scaler: Scaler | None) -> None:
+    def write(self, path: Path, run: Mapping[str, Any], scaler: GradScaler | None) -> None:
         """Write the checkpoint of a run; OSError, in a sentence, where the disk is full."""
         tensors = {f"weights.{name}": value for name, value in self.parameters.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
@@ -122,7 +114,7 @@ class Training:
         scale = {} if scaler is None else scaler.state_dict()
         write_tensors(path, tensors, {"run": json.dumps(run), "scaler": json.dumps(scale)})
 
-    def read(self, path: Path, run: Mapping[str, Any], free: Sequence[str], scaler: Scaler | None) -> None:
+    def read(self, path: Path, run: Mapping[str, Any], free: Sequence[str], scaler: GradScaler | None) -> None:
         """Go on from a checkpoint. Raises ValueError for one that is damaged, of another run or of other weights."""
         try:
             with safe_open(path, framework="pt") as file:
@@ -167,7 +159,7 @@ def train(
     checkpoint_steps: int | None = None,
     validate: Callable[[], float] | None = None,
     validation_every: int = 100,
-    scaler: Scaler | None = None,
+    scaler: GradScaler | None = None,
     writes: bool = True,
 ) -> Iterator[tuple[int, float]]:
     """Train until `steps`, from the checkpoint where there is one; yields (steps done, loss).
@@ -210,8 +202,7 @@ def train(
 def check_steps(
     losses: Sequence[float], validation: Sequence[Sequence[float]], steps: int, validation_every: int, folder: Path
 ) -> None:
-    """Raises ValueError for a folder of more steps than are asked for, or one that was looked at where a longer run
-    would not have looked."""
+    """Raises ValueError for a folder of more steps than are asked for, or looked at where a longer run would not be."""
     if len(losses) > steps:
         raise ValueError(
             f"{folder} was trained for {len(losses)} steps and {steps} are asked for; ask for as many, or choose "

@@ -508,7 +508,7 @@ def test_a_second_round_is_held_against_the_model_that_it_starts_from(pipeline, 
     again = finetune(
         pipeline, chosen, output=tmp_path / "2", settings=ADVANTAGE, start=first.folder, hold_out=3
     )
-    pairs = training_pairs(chosen.without_prompts([2]), ADVANTAGE, "score")
+    pairs = training_pairs(chosen.of_prompts([0, 1]), ADVANTAGE, "score")
     pipeline.load_lora_weights(first.folder)
     started = velocity_of(pipeline, pairs.conditioning)
     with torch.no_grad():

@@ -35,7 +35,8 @@ from lab.worlds.shapes.words import COLORS, SHAPES, SIZES
 from rfmi.pipelines import Conditioning, PipelineField, auraflow, family_of
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts
-from rfmi.sampling import path_scores, sample, time_grid
+from lab.oracles.experiments import time_grid
+from rfmi.sampling import path_scores, sample
 
 PROMPTS = ["a red circle", "two blue squares"]
 SEEDS = [3, 4]

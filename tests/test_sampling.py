@@ -6,7 +6,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.fields import guided
-from rfmi.sampling import path_scores, sample, sampling_steps, time_grid
+from lab.oracles.experiments import time_grid
+from rfmi.sampling import path_scores, sample, sampling_steps
 
 
 def seeded(seed):

@@ -10,8 +10,7 @@ from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
 from rfmi.scoring.methods import FORMS
-from rfmi.scoring.other_prompts import nearest_prompts
-from rfmi.scoring.re_noising import STREAM, paired_noise, re_noising_draws
+from rfmi.scoring.re_noising import STREAM, nearest_prompts, paired_noise, re_noising_draws
 from rfmi.times import StratifiedTimes
 
 

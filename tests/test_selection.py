@@ -325,7 +325,7 @@ def test_a_part_of_a_selection_is_consistent():
     selection = made_up()
     assert_consistent(selection.keeping(torch.tensor([False, True, True, False, True])), [10, 13, 14])
     assert_consistent(selection.of_prompts([1]), [13, 15, 14])
-    assert_consistent(selection.without_prompts([1]), [12, 10])
+    assert_consistent(selection.of_prompts([0, 2]), [12, 10])
     assert_consistent(selection.of_prompts([]), [])
     part = selection.keeping(torch.tensor([False, True, False, False, True])).with_column("judge", [1.0, 2.0])
     assert part.scores("judge").tolist() == [1, 2]

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from rfmi.finetuning import FinetuningSettings
 from rfmi.finetuning.adapter import adapted_layers, adapter_in
 from rfmi.finetuning.pairs import Pairs
-from rfmi.finetuning.tuning import loop, make_accelerator
+from rfmi.finetuning.loop import loop, make_accelerator
 from rfmi.pipelines import PipelineField, family_of
 
 IMAGES = 256

@@ -26,6 +26,23 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def time_grid(steps: int, shift: float = 1.0) -> torch.Tensor:
+    """The grid of diffusers' FlowMatchEulerDiscreteScheduler (1,000 training steps) as t = 1 - sigma, (steps + 1,) from
+    0 to 1.
+
+    sigma runs evenly from 1 to the smallest training sigma, is shifted to shift sigma / (1 + (shift - 1) sigma), and
+    ends at 0. The smallest training sigma is itself shifted once, so the last sigmas are shifted twice, there as here.
+    """
+    if steps < 2 or shift <= 0:
+        raise ValueError(f"steps is {steps} and shift {shift}; choose at least 2 steps and a positive shift")
+
+    def shifted(sigma: torch.Tensor) -> torch.Tensor:
+        return shift * sigma / (1 + (shift - 1) * sigma)
+
+    even = torch.linspace(1.0, float(shifted(torch.tensor(1e-3, dtype=torch.float64))), steps, dtype=torch.float64)
+    return 1 - torch.cat([shifted(even), even.new_zeros(1)])
+
+
 def forms(field: VelocityField, x: torch.Tensor, condition: torch.Tensor, **options: object) -> dict[str, Estimate]:
     """The Monte-Carlo forms by name, from the same draws; options are those of `rfmi.estimators.monte_carlo_forms`."""
     return dict(zip(NAMES, vars(monte_carlo_forms(field, x, condition, **options)).values(), strict=True))
@@ -36,7 +53,8 @@ def means(table: pd.DataFrame, by: Sequence[str], value: str, seed: int) -> pd.D
     rows = []
     for keys, part in table.groupby(list(by), sort=False):
         mean = bootstrap_mean(part[value].to_numpy(copy=True), seed)
-        rows.append(dict(zip(by, keys, strict=True)) | {value: mean.value, "low": mean.low, "high": mean.high, "n": mean.n})
+        measured = {value: mean.value, "low": mean.low, "high": mean.high, "n": mean.n}
+        rows.append(dict(zip(by, keys, strict=True)) | measured)
     return pd.DataFrame(rows)
 
 

@@ -18,23 +18,22 @@ PREFIX = "transformer."
 
 
 def adapted_layers(pipeline: DiffusionPipeline, targets: Sequence[str] | None) -> list[str]:
-    """The targets asked for, or those of the family's that the transformer has. Raises ValueError for a target that no
-    linear layer's name ends with, and for a transformer with an adapter in it."""
+    """The targets asked for, or those of the family's that the transformer has.
+
+    Raises ValueError for one that no linear layer's name ends with, and for a transformer with an adapter in it.
+    """
     transformer = pipeline.transformer
     if getattr(transformer, "peft_config", None):
         raise ValueError(
-            "the pipeline has a LoRA loaded already; take it out with pipeline.unload_lora_weights(), after "
-            "pipeline.fuse_lora() if it is to stay"
+            "the pipeline has a LoRA loaded already; take it out with pipeline.unload_lora_weights(), or fuse it first"
         )
     names = [f".{name}" for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     asked = family_of(pipeline).lora_targets if targets is None else targets
     found = [target for target in asked if any(name.endswith(f".{target}") for name in names)]
     missing = [target for target in asked if target not in found]
     if not found or (targets is not None and missing):
-        raise ValueError(
-            f"no linear layer of {type(transformer).__name__} is called {', '.join(missing)}; name layers that are "
-            "there, or leave targets to the family"
-        )
+        name, names = type(transformer).__name__, ", ".join(missing)
+        raise ValueError(f"no linear layer of {name} is called {names}; name layers that are there, or leave targets")
     return found
 
 
@@ -97,8 +96,7 @@ def values_of_lora(pipeline: DiffusionPipeline, folder: str | Path) -> dict[str,
     alpha = (found[-1] or {}).get(f"{PREFIX}lora_alpha")
     alike = {name: value.shape for name, value in layers.items()} == {n: v.shape for n, v in expected.items()}
     if not alike or alpha not in (None, transformer.peft_config[ADAPTER].lora_alpha):
-        raise ValueError(
-            f"the LoRA in {folder} is of another architecture, rank, alpha or targets; ask for what it was made with"
-        )
+        what = "architecture, rank, alpha or targets"
+        raise ValueError(f"the LoRA in {folder} is of another {what}; ask for what it was made with")
     names = {parameter.data_ptr(): name for name, parameter in transformer.named_parameters()}
     return {names[value.data_ptr()]: layers[name].to(value) for name, value in expected.items()}

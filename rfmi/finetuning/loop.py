@@ -28,8 +28,8 @@ Loss = Callable[[Batch], Tensor]
 
 
 def make_accelerator(settings: FinetuningSettings, device: torch.device) -> Accelerator:
-    """Accelerate's view of this call's processes, device and precision. Raises ValueError for a batch that they cannot
-    share evenly, and for float16 on a processor."""
+    """Accelerate's view of this call. Raises ValueError for a batch that processes cannot share evenly, and for float16
+    on a processor."""
     processes = process_state().num_processes
     if settings.batch % processes:
         raise ValueError(f"a batch of {settings.batch} cannot be shared by {processes} processes; give a multiple")
@@ -37,12 +37,11 @@ def make_accelerator(settings: FinetuningSettings, device: torch.device) -> Acce
         raise ValueError("mixed_precision is 'fp16' and the pipeline is on the CPU; take 'bf16' or 'no', or a GPU")
     # accelerate keeps the first call's precision, and alone also its device, for all that follow; each call has its own
     AcceleratorState._reset_state(reset_partial_state=processes == 1)
+    accumulation = GradientAccumulationPlugin(settings.gradient_accumulation, sync_with_dataloader=False)
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=settings.mixed_precision,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=settings.gradient_accumulation, sync_with_dataloader=False
-        ),
+        gradient_accumulation_plugin=accumulation,
     )
 
 
@@ -62,10 +61,9 @@ def loop(
 
     anchor: values of the adapter's parameters in the model that the training is held against, None for no adapter.
     """
-    optimizer = torch.optim.AdamW(
-        list(parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    training = Training(parameters, [accelerator.prepare_optimizer(optimizer)], settings.averaging)
+    rates = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(list(parameters.values()), **rates, fused=True))
+    training = Training(parameters, [optimizer], settings.averaging)
     module = transformer
     if accelerator.num_processes > 1:
         devices = None if transformer.device.type == "cpu" else [transformer.device]
@@ -73,11 +71,27 @@ def loop(
     loss_of = _loss_on(module, transformer, family, pairs, anchor)
     validate = None
     if held_out is not None:
-        validate = partial(_held_out_value, _loss_on(transformer, transformer, family, held_out, anchor), held_out,
-                           settings)  # fmt: skip
+        held_out_loss = _loss_on(transformer, transformer, family, held_out, anchor)
+        validate = partial(_held_out_value, held_out_loss, held_out, settings)
+    share = settings.batch // accelerator.num_processes  # every process takes its share of each part of a batch
+
+    def take_step(step: int) -> float:
+        batch, losses = draw_batch(pairs, settings, step), []
+        for k in range(settings.gradient_accumulation):
+            first = k * settings.batch + accelerator.process_index * share
+            with accelerator.accumulate(module):
+                with accelerator.autocast():
+                    losses.append(loss_of(batch.part(slice(first, first + share))))
+                accelerator.backward(losses[-1])
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(parameters.values(), settings.largest_gradient_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        return accelerator.reduce(torch.stack(losses).detach().mean(), "mean").item()
+
     steps = train(
         training,
-        lambda step: _step(module, loss_of, draw_batch(pairs, settings, step), settings, training, accelerator),
+        take_step,
         steps=settings.steps,
         rate=settings.rate,
         checkpoint=folder / CHECKPOINT,
@@ -96,8 +110,7 @@ def loop(
 def _loss_on(
     module: nn.Module, transformer: nn.Module, family: Family, pairs: Pairs, anchor: dict[str, Tensor] | None
 ) -> Loss:
-    """The loss of batches of these pairs; module: the transformer, or what shares its gradients with other
-    processes."""
+    """The loss of batches of these pairs; module: the transformer, or what shares its gradients with processes."""
     device, dtype = transformer.device, transformer.dtype
 
     def velocity(network: Callable, x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
@@ -125,30 +138,6 @@ def _held_out_value(loss_of: Loss, held_out: Pairs, settings: FinetuningSettings
         part = batch.part(slice(first, first + settings.batch))
         values.append(float(loss_of(part)) * len(part.x))
     return -sum(values) / n
-
-
-def _step(
-    module: nn.Module,
-    loss_of: Loss,
-    batch: Batch,
-    settings: FinetuningSettings,
-    training: Training,
-    accelerator: Accelerator,
-) -> float:
-    """One step of the optimiser: every process takes its share of each of the batch's parts. Returns the loss."""
-    share, losses = settings.batch // accelerator.num_processes, []
-    (optimizer,) = training.optimizers
-    for k in range(settings.gradient_accumulation):
-        start = k * settings.batch + accelerator.process_index * share
-        with accelerator.accumulate(module):
-            with accelerator.autocast():
-                losses.append(loss_of(batch.part(slice(start, start + share))))
-            accelerator.backward(losses[-1])
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(training.parameters.values(), settings.largest_gradient_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-    return accelerator.reduce(torch.stack(losses).detach().mean(), "mean").item()
 
 
 def flat(run: dict) -> dict:

@@ -64,23 +64,19 @@ class Batch:
 
 
 def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) -> Pairs:
-    """The images of a selection, with advantages from its column `by` as the settings say.
-
-    Raises ValueError for what cannot be learned from.
-    """
+    """A selection's images, with advantages from its column `by`; ValueError for what cannot be learned from."""
     latents, rows = selection.latents.float(), selection.prompt_id.long()
     if not len(latents):
         raise ValueError("the selection holds no images; select some first")
     if latents.ndim != 4 or len(rows) != len(latents) or not bool(latents.isfinite().all()):
+        shape = tuple(latents.shape)
         raise ValueError(
-            f"the selection's latents, of shape {tuple(latents.shape)} for {len(rows)} prompts, are not finite (n, C, "
-            "h, w), one a prompt; select again"
+            f"the selection's latents, of shape {shape} for {len(rows)} prompts, are not finite (n, C, h, w), one a "
+            "prompt; select again"
         )
-    if int(rows.min()) < 0 or int(rows.max()) >= len(selection.conditioning) - 1:
-        raise ValueError(
-            f"the selection names prompt {int(rows.max())} and has {len(selection.conditioning) - 1} prompts; select "
-            "again"
-        )
+    n, last = len(selection.conditioning) - 1, int(rows.max())
+    if int(rows.min()) < 0 or last >= n:
+        raise ValueError(f"the selection names prompt {last} and has {n} prompts; select again")
     advantages = _advantages(selection.scores(by), rows, settings) if settings.signed else None
     return Pairs(latents, rows, selection.conditioning, advantages)
 

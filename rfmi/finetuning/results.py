@@ -83,36 +83,33 @@ def _card(record: dict[str, Any]) -> str:
     settings, losses, values = FinetuningSettings(**record["settings"]), record["losses"], dict(record["validation"])
     kind, (mean, deviation) = "DoRA" if settings.dora else "LoRA", settings.noise_level
     loss = "advantage" if settings.signed else "flow-matching"
-    tail = losses[-max(1, len(losses) // 10) :]
+    tail, layers = losses[-max(1, len(losses) // 10) :], ", ".join(record["layers"])
     chosen = f"- **Weights.** The moving average ({settings.averaging:g}) after step {record['chosen_step']}"
     if values:
         chosen += (
             f", the best of {len(values) - (0 in values)} by held-out loss: {-values[record['chosen_step']]:.4g}, "
             f"against {-values.get(0, float('nan')):.4g} before training"
         )
-    lines = [
-        "---",
-        f"base_model: {record['base_model']}",
-        "library_name: diffusers",
-        "pipeline_tag: text-to-image",
-        "tags: [lora, text-to-image, diffusers, rfmi]",
-        "---",
-        "",
-        f"# {kind} for {record['base_model']}, fine-tuned on images of its own",
-        "",
-        f"Trained by `rfmi.finetuning` on {record['images']} images that were selected for {record['prompts']} prompts "
-        f"(weighting `{settings.weighting}`, by `{record['by']}`).",
-        "",
-        "```python",
-        'pipe.load_lora_weights("this folder")   # pipe: a pipeline of the base model',
-        "```",
-        "",
-        f"- **Adapter.** {kind} of rank {settings.rank}, alpha {settings.alpha or settings.rank}, on "
-        f"{', '.join(record['layers'])}.",
-        f"- **Training.** {len(losses)} steps of {settings.images_a_step} images, {loss} loss, AdamW at "
-        f"{settings.learning_rate:g}, logit(sigma) of mean {mean:g} and deviation {deviation:g}, seed {settings.seed}. "
-        f"Mean loss over the last tenth: {sum(tail) / len(tail):.4f}.",
-        f"{chosen}.",
-        "- **Record.** Settings, every loss, the validation curve and the versions are in `training.json`.",
-    ]
-    return "\n".join(lines) + "\n"
+    return f"""---
+base_model: {record["base_model"]}
+library_name: diffusers
+pipeline_tag: text-to-image
+tags: [lora, text-to-image, diffusers, rfmi]
+---
+
+# {kind} for {record["base_model"]}, fine-tuned on images of its own
+
+Trained by `rfmi.finetuning` on {record["images"]} images that were selected for {record["prompts"]} prompts \
+(weighting `{settings.weighting}`, by `{record["by"]}`).
+
+```python
+pipe.load_lora_weights("this folder")   # pipe: a pipeline of the base model
+```
+
+- **Adapter.** {kind} of rank {settings.rank}, alpha {settings.alpha or settings.rank}, on {layers}.
+- **Training.** {len(losses)} steps of {settings.images_a_step} images, {loss} loss, AdamW at \
+{settings.learning_rate:g}, logit(sigma) of mean {mean:g} and deviation {deviation:g}, seed {settings.seed}. \
+Mean loss over the last tenth: {sum(tail) / len(tail):.4f}.
+{chosen}.
+- **Record.** Settings, every loss, the validation curve and the versions are in `training.json`.
+"""

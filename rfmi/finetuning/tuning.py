@@ -108,7 +108,7 @@ def _parts(selection: Selection, hold_out: int | None) -> tuple[Selection, Selec
     kept = [i for i in numbers if i % hold_out == hold_out - 1]
     if not kept:
         return selection, None
-    return selection.without_prompts(kept), selection.of_prompts(kept)
+    return selection.of_prompts(sorted({*numbers} - {*kept})), selection.of_prompts(kept)
 
 
 @torch.no_grad()

@@ -124,8 +124,7 @@ METHODS = {
 
 
 def method_named(name: str | Method) -> Method:
-    """The method of a name, or the one given. Raises ValueError, naming all, for another name; path scores need a
-    trajectory."""
+    """The method of a name, or the one given. Raises ValueError, naming all, for another."""
     if isinstance(name, Method):
         return name
     if name in PATH_METHODS:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rfmi.fields import interpolate
 from rfmi.pipelines import PipelineField
@@ -76,8 +77,7 @@ def method_draws(
     others: Tensor | None = None,
     batch: int = 32,
 ) -> Tensor:
-    """f (n, levels, noises) of a method, for those of its noises that `noises` counts, which begins with a pair; the
-    rest as in `re_noising_scores`, which averages it."""
+    """f (n, levels, noises) of a method for some of its noises, from a pair on; the rest as in `re_noising_scores`."""
     if (method.against == "prompts") != (others is not None):
         raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
     held_against = None if method.against == "nothing" else others if others is not None else NULL
@@ -134,9 +134,23 @@ def re_noising_draws(
     return dict(zip(forms, torch.cat(parts, 1), strict=True))
 
 
+@torch.no_grad()
+def nearest_prompts(field: PipelineField, k: int = 2) -> Tensor:
+    """(P, k) labels: of every prompt of the field the k nearest others, by the cosine of embeddings less their mean.
+
+    The text encoder alone says what is near. Raises ValueError where there are fewer than k others.
+    """
+    n = len(field.prompts)
+    if n <= k:
+        raise ValueError(f"{n} prompts have no {k} others each; give more prompts, or a method that needs none")
+    tensors = field.conditioning.tensors
+    embeddings = tensors.get("pooled_projections", tensors["encoder_hidden_states"]).float().flatten(1)[:n]
+    unit = functional.normalize(embeddings - embeddings.mean(0), dim=1)
+    return (unit @ unit.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices.cpu()
+
+
 def weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
-    """Scores from f (n, levels, noises) and the weight of every level; standard errors from the spread of the pairs of
-    noises, NaN where there is one pair or less."""
+    """Scores from f (n, levels, noises) and the levels' weights; standard errors from two pairs of noises on, or NaN."""
     weights, pairs = weights.to(found.device), found[..., : found.shape[2] // 2 * 2].unflatten(2, (-1, 2)).mean(3)
     n_pairs = pairs.shape[2]
     spread = pairs.var(2) if n_pairs > 1 else torch.full_like(found[:, :, 0], torch.nan)
@@ -147,7 +161,5 @@ def weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
 def check_numbers(scores: Tensor, what: str) -> None:
     """Raises FloatingPointError where a score is no number."""
     if not bool(scores.isfinite().all()):
-        raise FloatingPointError(
-            f"{what} has a score that is no number; load the pipeline in another precision "
-            "(dtype=torch.float32, or torch.bfloat16 in place of float16)"
-        )
+        advice = "load the pipeline in another precision (dtype=torch.float32, or torch.bfloat16 in place of float16)"
+        raise FloatingPointError(f"{what} has a score that is no number; {advice}")

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from rfmi.pipelines import PipelineField
 from rfmi.scoring.methods import DEFAULT_METHOD, Method, method_named
-from rfmi.scoring.other_prompts import nearest_prompts
-from rfmi.scoring.re_noising import Scores, check_numbers, re_noising_scores
+from rfmi.scoring.re_noising import Scores, check_numbers, nearest_prompts, re_noising_scores
 
 
 def score(

@@ -31,9 +31,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Candidates:
-    """All candidates of one prompt: by name of a column (M,) their scores, NaN where those were not computed, and the
-    network evaluations spent on each; their fates; and those kept, best first, as numbers (k,) and latents
-    (k, C, h, w).
+    """All M candidates of one prompt.
+
+    columns: by name (M,), scores, NaN where they were not computed, and the network evaluations spent.
+    fates: of each. kept: the numbers of those kept, best first; latents: theirs (k, C, h, w).
     """
 
     columns: dict[str, Tensor]
@@ -128,8 +129,7 @@ class _Prompt:
         """What a method makes of x under some of its noises, (rows, levels, noises)."""
         others = self.others.expand(len(rows), -1) if method.against == "prompts" else None
         with self.spending(rows):
-            found = method_draws(self.flow, x, self.labels(rows), method, noises=noises, seed=seed, others=others)
-        return found
+            return method_draws(self.flow, x, self.labels(rows), method, noises=noises, seed=seed, others=others)
 
     def score(self, rows: Tensor, draws: Tensor, method: Method) -> None:
         """Write down the rows' scores, by the noises that they have had."""
@@ -138,9 +138,9 @@ class _Prompt:
 
 
 def _scores(draws: Tensor, method: Method, label: int) -> Scores:
-    found = weighted(draws.cpu(), method.times_and_weights()[1], 0)
-    check_numbers(found.values, f"a candidate of prompt {label}")
-    return found
+    scores = weighted(draws.cpu(), method.times_and_weights()[1], 0)
+    check_numbers(scores.values, f"a candidate of prompt {label}")
+    return scores
 
 
 def _best(scores: Tensor, k: int) -> Tensor:

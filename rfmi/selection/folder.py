@@ -77,14 +77,11 @@ class Selection:
             raise ValueError(f"the selection has no column {by!r}; it has {', '.join(numbers)}")
         values = torch.tensor(pd.to_numeric(self.kept[by], errors="coerce").to_numpy(float))
         if not bool(values.isfinite().all()):
-            raise ValueError(f"the column {by!r} of the selection holds what is no number; fill it for every kept image")
+            raise ValueError(f"the column {by!r} holds what is no number; fill it for every kept image")
         return values
 
     def with_column(self, name: str, values: Sequence[float] | Tensor) -> Self:
-        """The same selection with one number more for each kept image, in the order of `latents`.
-
-        Raises ValueError for another number of values.
-        """
+        """The same selection with a number more for each kept image, in the order of `latents`; ValueError for less."""
         if len(values) != len(self.kept):
             raise ValueError(f"{len(values)} values for {len(self.kept)} kept images; give one for each")
         column = pd.Series(np.asarray(values, dtype=float), self.kept.index)
@@ -99,10 +96,6 @@ class Selection:
     def of_prompts(self, numbers: Sequence[int]) -> Self:
         """The same selection with the images of these prompts alone."""
         return self.keeping(torch.isin(self.prompt_id, torch.tensor(numbers)))
-
-    def without_prompts(self, numbers: Sequence[int]) -> Self:
-        """The same selection without the images of these prompts."""
-        return self.keeping(~torch.isin(self.prompt_id, torch.tensor(numbers)))
 
 
 def unit_path(folder: Path, prompt_id: int) -> Path:
@@ -154,18 +147,9 @@ def finish_folder(folder: Path, field: PipelineField) -> None:
     units = [read_unit(folder, i) for i in range(len(field.prompts))]
     table = pd.concat([unit[0] for unit in units], ignore_index=True)
     kept = kept_rows(table)
-    lines = [
-        json.dumps(
-            {
-                "file_name": image_name(row.prompt_id, row.seed),
-                "text": row.prompt,
-                "prompt_id": row.prompt_id,
-                "seed": row.seed,
-                "score": row.score,
-            }
-        )
-        for row in kept.itertuples()
-    ]
+    named = kept[["prompt", "prompt_id", "seed", "score"]].rename(columns={"prompt": "text"})
+    files = [image_name(row.prompt_id, row.seed) for row in kept.itertuples()]
+    lines = [json.dumps({"file_name": file} | row) for file, row in zip(files, named.to_dict("records"), strict=True)]
     write_atomically(folder / "images" / METADATA, "\n".join(lines) + "\n")
     numbers = torch.tensor(kept.prompt_id.to_numpy())
     write_tensors(folder / LATENTS, {"latents": torch.cat([unit[1] for unit in units]), "prompt_id": numbers}, {})
@@ -182,10 +166,10 @@ def read_selection(folder: str | Path) -> Selection:
             raise FileNotFoundError(f"{folder} holds no finished selection: {name} is missing; run `rfmi.select` again")
     table = pd.read_parquet(folder / TABLE)
     for row in kept_rows(table).itertuples():
-        if not (folder / "images" / image_name(row.prompt_id, row.seed)).is_file():
+        name, unit = image_name(row.prompt_id, row.seed), unit_path(folder, row.prompt_id).name
+        if not (folder / "images" / name).is_file():
             raise FileNotFoundError(
-                f"{folder} has lost the image {image_name(row.prompt_id, row.seed)}; remove "
-                f"{unit_path(folder, row.prompt_id).name} from its units and run `rfmi.select` again"
+                f"{folder} has lost the image {name}; remove {unit} from its units and run `rfmi.select` again"
             )
     kept = load_file(folder / LATENTS)
     return Selection(folder, table, kept["latents"], kept["prompt_id"], Conditioning(load_file(folder / EMBEDDINGS)))

@@ -25,12 +25,14 @@ from rfmi.scoring.methods import check_noises
 
 @dataclass(frozen=True)
 class Pruning:
-    """Candidates are looked at after the part `seen` of their steps, from drafts that `shortcut` long steps finish,
-    scored by `method`; `rounds` are pairs (finalists, noises more), finalists falling from round to round. A score of
-    fewer noises stops when it has them all. The defaults were fixed on 288 validation prompts of the small world, other
-    than those of notebook 04's report, without guidance, 16 candidates each. Raises ValueError for a part outside 0 to
-    1, no long step, rounds that do not narrow or are not of pairs of noises (a single round may be of one noise), and a
-    draft's score along the path or against other prompts.
+    """Which candidates are finished. The defaults were fixed on 288 validation prompts of the small world, other than
+    those of notebook 04's report, without guidance, 16 candidates each.
+
+    seen: the part of their steps after which candidates are looked at.
+    shortcut: long steps that finish a draft. method: the draft's score.
+    rounds: pairs (finalists, noises more); a score of fewer noises stops when it has them all.
+    Raises ValueError for a part outside 0 to 1, no long step, rounds that do not narrow or are not of pairs of noises
+    (a single round may be of one noise), and a draft's score along the path or against other prompts.
     """
 
     seen: float = 0.7
@@ -43,10 +45,8 @@ class Pruning:
         if not all(isinstance(number, int) for number in counts):
             raise ValueError(f"long steps and rounds are counted by {counts}; give whole numbers")
         if not 0 < self.seen < 1 or self.shortcut < 1:
-            raise ValueError(
-                f"drafts are of {self.shortcut} long steps after the part {self.seen} of the steps; take 1 or more, "
-                "and a part between 0 and 1"
-            )
+            asked = f"{self.shortcut} long steps after the part {self.seen} of the steps"
+            raise ValueError(f"drafts are of {asked}; take 1 or more, and a part between 0 and 1")
         if not isinstance(self.method, Method) or self.method.against == "prompts":
             raise ValueError(f"drafts are scored by {self.method}; take a `Method` that asks for no other prompts")
         finalists = [count for count, _ in self.rounds]
@@ -55,7 +55,7 @@ class Pruning:
         for _, noises in self.rounds:
             check_noises(noises)
             if noises == 1 and len(self.rounds) > 1:
-                raise ValueError("a round of one noise has half a pair; take an even number in every one of more rounds")
+                raise ValueError("a round of one noise has half a pair; take even numbers in more rounds than one")
 
     def drops_drafts(self, candidates: int, keep: int) -> bool:
         """Whether there are more candidates than finalists."""
@@ -77,18 +77,12 @@ class Pruning:
         return [(finalists, range(start, end)) for (finalists, _), start, end in found if end > start]
 
     def evaluations(self, method: Method, candidates: int, steps: int, guidance: float) -> float:
-        """Network evaluations of a choice among `candidates`, one kept: the formula at the top. Against other prompts
-        one is counted for each candidate."""
+        """Network evaluations of a choice among `candidates`, one kept: the formula at the top."""
         branches, finalists = 1 if guidance == 1 else 2, self.rounds[0][0]
-        scored = self.evaluations_of_rounds(method, candidates)
+        rounds = sum(min(candidates, n) * len(noises) for n, noises in self.noises(method))
+        scored = rounds * method.evaluations / method.noises
         if not self.drops_drafts(candidates, 1):
             return candidates * branches * steps + scored
         before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
         drafts = candidates * (branches * (before + long) + self.method.evaluations)
         return drafts + finalists * branches * after + scored
-
-    def evaluations_of_rounds(self, method: Method, candidates: int, first: int | None = None) -> float:
-        """Those of the rounds alone; first: how many are in the first round, None for its own number."""
-        (finalists, noises), *later = self.noises(method)
-        counts = [(first or finalists, noises), *later]
-        return sum(min(candidates, n) * len(each) for n, each in counts) * method.evaluations / method.noises

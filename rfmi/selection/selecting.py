@@ -14,9 +14,10 @@ from diffusers import DiffusionPipeline
 
 from rfmi.pipelines import PipelineField
 from rfmi.runs import deal, fingerprint, open_folder, own_device, process_state
+from rfmi.sampling import check_guidance
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
-from rfmi.scoring.other_prompts import nearest_prompts
+from rfmi.scoring.re_noising import nearest_prompts
 from rfmi.selection.candidates import Recipe, draw_candidates
 from rfmi.selection.folder import Selection, finish_folder, read_selection, unit_path, write_unit
 from rfmi.selection.pruning import Pruning
@@ -98,11 +99,9 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
     if times > 1:
         raise ValueError(f"the prompt {prompt!r} is listed {times} times; list every prompt once")
     if not 1 <= recipe.keep <= recipe.candidates:
-        raise ValueError(
-            f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep 1 to {recipe.candidates}"
-        )
-    if not 0 <= recipe.guidance < float("inf"):
-        raise ValueError(f"guidance is {recipe.guidance}; give a number of 0 or more, 1 for none")
+        n = recipe.candidates
+        raise ValueError(f"{recipe.keep} of {n} candidates cannot be kept; keep 1 to {n}")
+    check_guidance(recipe.guidance)
     if recipe.steps < 3:
         raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
     if recipe.pruning is not None and isinstance(recipe.method, str):
