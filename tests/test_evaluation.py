@@ -107,7 +107,7 @@ def test_whatever_the_judge_says_is_kept(pipeline, tmp_path):
     for _ in range(2):
         table = evaluate(pipeline, PROMPTS, own, output=tmp_path, **SMALL).images
         first = ["category", "prompt", "seed", "aligned", "score"]
-        assert table.columns.tolist() == [*first, "atoms", "list", "nothing", "words"]
+        assert table.columns.tolist() == [*first, "atoms", "words", "list", "nothing"]
         assert table.atoms.tolist() == [{"color": True, "count": 2}] * 6 and table["list"].tolist() == [[1, "a"]] * 6
         assert table.words.tolist() == table.prompt.tolist() and table.nothing.isna().all()
         assert table.aligned.dtype == bool and table.index.tolist() == list(range(6))

@@ -29,7 +29,7 @@ from torch.nn import functional
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi import runs
 from rfmi.fields import interpolate
-from rfmi.finetuning import PAPER, FinetuningSettings, finetune, read_finetuned, results, tuning
+from rfmi.finetuning import PAPER, FinetuningSettings, finetune, loop, read_finetuned, results
 from rfmi.finetuning.adapter import adapter_in
 from rfmi.finetuning.losses import batch_loss
 from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
@@ -126,7 +126,7 @@ def looks(pipeline, monkeypatch):
     """A function: from now on held-out images are looked at by another one, called without arguments."""
 
     def look_by(function):
-        monkeypatch.setattr(tuning, "_held_out_value", lambda *_: function())
+        monkeypatch.setattr(loop, "_held_out_value", lambda *_: function())
 
     return look_by
 
@@ -609,7 +609,7 @@ def test_random_numbers_of_the_caller_are_not_touched(pipeline, tmp_path):
 def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, step, start_child):
     chosen, settings = selection(keep=2, scores=SCORES), replace(ADVANTAGE, validation_every=1)
     whole = finetune(pipeline, chosen, output=tmp_path / "whole", settings=settings, hold_out=3)
-    calls, value = [], tuning._held_out_value
+    calls, value = [], loop._held_out_value
 
     def mortal(*arguments):
         calls.append(0)
@@ -618,7 +618,7 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, st
         return value(*arguments)
 
     def dies():
-        tuning._held_out_value = mortal
+        loop._held_out_value = mortal
         finetune(pipeline, chosen, output=tmp_path / "killed", settings=settings, hold_out=3)
 
     child = start_child(dies)
@@ -650,7 +650,7 @@ def test_a_finished_run_is_only_read_and_may_be_made_longer(pipeline, tmp_path, 
     whole = finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(QUICK, steps=8))
     assert longer.losses == whole.losses and longer.losses[:6] == short.losses
     assert_equal(tensors_of(longer.folder), tensors_of(whole.folder))
-    monkeypatch.setattr(tuning, "train", None)
+    monkeypatch.setattr(loop, "train", None)
     assert finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, steps=8)) == longer
     (tmp_path / "b" / "checkpoint.safetensors").unlink()
     assert finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(QUICK, steps=8)) == whole
@@ -834,7 +834,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
     monkeypatch.undo()
-    monkeypatch.setattr(tuning, "draw_batch", None)
+    monkeypatch.setattr(loop, "draw_batch", None)
     assert len(finetune(pipeline, selection(), output=tmp_path, settings=QUICK).losses) == 6
 
 def test_the_settings_of_the_paper_are_what_was_published():
