@@ -63,7 +63,7 @@ def answers():
     yield f"{scores['top1'][best]:.1%} ({low:.1%} to {high:.1%}) of best of 16"
     yield f"{scores['top1']['random']:.1%} by chance and {scores['top1']['published_path']:.1%} by the published score"
     gain = results("evaluation")["gain"]
-    yield f"{points(gain).replace(' (', ' points (')} more of its prompts"
+    yield f"{points(gain).replace(' (', ' points (')} more of its images"
 
 
 @pytest.mark.parametrize("rows", [benchmark_rows, gain_rows, answers])
