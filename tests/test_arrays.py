@@ -124,6 +124,7 @@ def test_a_column_that_repeats_others_is_dropped():
 
 
 @pytest.mark.parametrize(("n", "dim"), [(1000, 40), (2000, 40)])
+@pytest.mark.slow
 def test_shrinkage_finds_the_signal_among_noise(n, dim):
     generator, correlations = np.random.default_rng(0), []
     for _ in range(5):
@@ -165,6 +166,7 @@ def test_training_lowers_the_loss_and_repeats_itself():
 # --- the estimate
 
 
+@pytest.mark.slow
 def test_gaussian_pair_in_unequal_dimensions():
     field, x, y = gaussian_pair(2000, 2)
     wide = np.hstack([y, np.random.default_rng(0).standard_normal((2000, 3))])
@@ -178,6 +180,7 @@ def test_gaussian_pair_in_unequal_dimensions():
     assert result.evaluations > 0
 
 
+@pytest.mark.slow
 def test_information_does_not_depend_on_monotone_maps():
     _, x, y = gaussian_pair(1000, 3)
     there = estimate(x, y, steps=40)
@@ -189,9 +192,9 @@ def test_information_does_not_depend_on_monotone_maps():
 def test_information_does_not_depend_on_units(x_unit, y_unit):
     """scikit-learn's QuantileTransformer takes values within 1e-7 of each other for equal, whatever their unit."""
     _, x, y = gaussian_pair(400, seed=3)
-    assert estimate(x * x_unit, y * y_unit).value == pytest.approx(estimate(x, y).value, abs=1e-4)
+    assert estimate(x * x_unit, y * y_unit, steps=40).value == pytest.approx(estimate(x, y, steps=40).value, abs=1e-4)
     labels = (y[:, 0] > 0).astype(int)
-    small, own = (estimate(part, labels, discrete_y=True).value for part in (x * x_unit, x))
+    small, own = (estimate(part, labels, discrete_y=True, steps=40).value for part in (x * x_unit, x))
     assert small == pytest.approx(own, abs=1e-4) and own > 0.1
 
 
@@ -212,6 +215,7 @@ def test_independence_is_zero_within_the_interval():
     assert low <= 0 <= high
 
 
+@pytest.mark.slow
 def test_dependence_that_no_correlation_shows():
     task = student_task(2, 2, dof=1)
     result = estimate(*task.sample(3000, 5))

@@ -168,6 +168,7 @@ def train_command(work, output):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_base_training_ends_with_the_same_weights_as_an_undisturbed_one(tmp_path):
     assert train_command(tmp_path / "a", tmp_path / "a_out").wait() == 0
     for stage in ("autoencoder", "flow"):

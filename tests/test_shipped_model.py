@@ -71,6 +71,7 @@ def test_images_of_the_study_are_the_pipelines_own(pipeline):
     torch.testing.assert_close(images, own_call(pipeline, texts, padding=1, steps=3), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_default_call_draws_as_well_as_the_short_one(pipeline):
     categories = ("color", "texture", "shape", "numeracy")
     texts = [text for category in categories for text in WORLD.prompts(category, "train")[:6]]
