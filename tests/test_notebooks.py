@@ -66,7 +66,7 @@ def held_by(name):
     injected = cells(name, tag=INJECTED)
     scope = dict(default_parameters(NOTEBOOKS[name]))
     exec("\n".join(cell.source for cell in injected), scope)
-    for profile in PROFILES:
+    for profile in sorted(PROFILES, key=lambda each: each != "full"):
         asked = default_parameters(NOTEBOOKS[name]) | plan(notebooks_folder(), profile=profile, names=[name])[0].parameters
         if all(scope[key] == value for key, value in asked.items() if key != RESERVED):
             return profile
