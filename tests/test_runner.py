@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import nbformat
 import pytest
@@ -52,6 +53,7 @@ study.save_results("slow", {"values": values}, output)
 """
 RUN = """
 import sys
+from functools import partial
 from pathlib import Path
 from lab import __main__ as command_line
 command_line.notebooks_folder = lambda: Path(sys.argv[1])
@@ -427,7 +429,9 @@ def test_an_interrupted_run_says_one_sentence(write_notebook, tmp_path):
     words = ["run", "--output", str(tmp_path / "reports"), "--profile", "smoke"]
     command = [sys.executable, str(script), str(folder), *words]
     environment = {**os.environ, "PYTHONPATH": str(repository_root())}
-    process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs do not hear Ctrl-C
+    options = {"env": environment, "start_new_session": True, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, preexec_fn=heard, **options)
     while not (tmp_path / "begun").exists() and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
