@@ -22,7 +22,6 @@ PALETTE = "colorblind"
 RESOLUTION = 110
 SMALL = (5.4, 3.6)
 WIDE = (9.6, 4.0)
-TALL = (9.6, 7.2)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 STYLE = {"figure.dpi": RESOLUTION, "savefig.dpi": RESOLUTION, "figure.figsize": SMALL, "axes.titlelocation": "left"}
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.5, "legend.frameon": False}

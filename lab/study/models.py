@@ -21,7 +21,8 @@ from lab.study.units import check_kind
 from rfmi.runs import digest
 
 SIZES = 32  # most sizes that a transformer is compiled for, beyond which it would run uncompiled: pruning has a few
-DRAWING = ("rfmi.pipelines", "rfmi.sampling", "rfmi.scoring", "rfmi.selection", "rfmi.finetuning", "rfmi.evaluation")
+BASICS = ("rfmi.fields", "rfmi.times", "rfmi.sampling", "rfmi.training")
+DRAWING = (*BASICS, "rfmi.pipelines", "rfmi.scoring", "rfmi.selection", "rfmi.finetuning", "rfmi.evaluation")
 
 
 def loaded(model: str, world: Any, device: str, precision: str) -> DiffusionPipeline:
