@@ -361,7 +361,7 @@ def test_a_killed_report_goes_on_to_the_same_numbers(write_notebook, tmp_path, c
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     resumed = json.loads((output / "results" / "slow.json").read_text())
     seconds = json.loads((output / "records" / "01_slow.json").read_text())["seconds_of_units"]
-    assert seconds >= 12 * 0.2  # those of the killed run as well
+    assert seconds > 11 * 0.2  # those of the killed run as well
     assert "its units of work took" in (output / "01_slow.html").read_text()
     monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "empty"))
     assert command_line.main([*words, "fast"]) == command_line.SUCCESS
