@@ -11,6 +11,8 @@ KEPT := $(if $(filter full,$(PROFILE)),--output reports --keep)
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
+# Two files at a time; the cells of one notebook stay together.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: reproduce check test lock
 
@@ -18,10 +20,10 @@ reproduce: $(READY)
 	$(BIN)/python -m lab run --profile $(PROFILE) $(KEPT)
 
 check: $(READY)
-	$(BIN)/python -m pytest -m "not slow" tests
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" tests
 
 test: $(READY)
-	$(BIN)/python -m pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
 
 # The file .ready is made last: an environment whose making was interrupted has none, and is made anew.
 $(READY): requirements.lock
