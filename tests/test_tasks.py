@@ -368,7 +368,7 @@ def test_reference_script_reduces_a_folder_of_samples(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("listing", "message"), [(None, "no tasks.json"), ({"absent": {"mutual_information": 1}}, "lacks absent")]
+    ("listing", "message"), [(None, "tasks.json is not"), ({"absent": {"mutual_information": 1}}, "absent.npz is not")]
 )
 def test_reference_script_refuses_an_incomplete_folder(tmp_path, capsys, listing, message):
     if listing:

@@ -1,23 +1,17 @@
-"""Fine-tuning's throughput beside that of diffusers' own LoRA training, in one run.
+"""Fine-tuning's throughput beside that of diffusers' own LoRA training: python -m lab.benchmarks.finetuning_speed
 
 Two copies of one pipeline have the same adapter, latents, conditioning, batch and precision, and both learn by flow
-matching. One is trained by `rfmi.finetuning`'s loop, moving average included; the other by the steps of diffusers'
+matching: one by `rfmi.finetuning`'s loop, moving average included, the other by the steps of diffusers'
 examples/dreambooth/train_dreambooth_lora_sd3.py, with latents and embeddings ready, as in its cached form. They take
 turns, each first in every other round.
-
-    python -m lab.benchmarks.finetuning_speed --batch 64 --rounds 8 --steps 4
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,13 +23,12 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from peft import LoraConfig
 from torch.utils.data import DataLoader, TensorDataset
 
+from lab.worlds import load_world
 from rfmi.finetuning import FinetuningSettings
 from rfmi.finetuning.adapter import adapted_layers, adapter_in
-from rfmi.finetuning.pairs import Pairs
 from rfmi.finetuning.loop import loop, make_accelerator
+from rfmi.finetuning.pairs import Pairs
 from rfmi.pipelines import PipelineField, family_of
-
-IMAGES = 256
 
 
 def our_loop(pipeline: DiffusionPipeline, pairs: Pairs, settings: FinetuningSettings, folder: Path) -> Iterator[float]:
@@ -45,8 +38,7 @@ def our_loop(pipeline: DiffusionPipeline, pairs: Pairs, settings: FinetuningSett
     with adapter_in(transformer, settings, layers) as parameters:
         run = {"settings": {}}
         _, steps = loop(transformer, family_of(pipeline), pairs, parameters, settings, accelerator, folder, run)
-        for _, loss in steps:
-            yield loss
+        yield from (loss for _, loss in steps)
 
 
 def diffusers_loop(pipeline: DiffusionPipeline, pairs: Pairs, settings: FinetuningSettings) -> Iterator[float]:
@@ -54,24 +46,17 @@ def diffusers_loop(pipeline: DiffusionPipeline, pairs: Pairs, settings: Finetuni
     accelerator = Accelerator(cpu=pipeline.transformer.device.type == "cpu", mixed_precision=settings.mixed_precision)
     schedule, transformer = deepcopy(pipeline.scheduler), pipeline.transformer
     transformer.requires_grad_(False)
-    targets = adapted_layers(pipeline, None)
-    adapter = {"r": settings.rank, "lora_alpha": settings.rank, "target_modules": targets}
+    adapter = {"r": settings.rank, "lora_alpha": settings.rank, "target_modules": adapted_layers(pipeline, None)}
     transformer.add_adapter(LoraConfig(init_lora_weights="gaussian", **adapter))
     trained = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    embeddings, pooled = (
-        pairs.conditioning.tensors[name][pairs.rows] for name in ("encoder_hidden_states", "pooled_projections")
-    )
-    loader = DataLoader(TensorDataset(pairs.latents, embeddings, pooled), settings.batch, shuffle=True, drop_last=True)
+    conditioning = pairs.conditioning.rows(pairs.rows).tensors
+    data = TensorDataset(pairs.latents, conditioning["encoder_hidden_states"], conditioning["pooled_projections"])
+    loader = DataLoader(data, settings.batch, shuffle=True, drop_last=True)
     rates = get_scheduler("constant", optimizer=optimizer)
     transformer, optimizer, loader, rates = accelerator.prepare(transformer, optimizer, loader, rates)
     known, levels = schedule.timesteps.to(accelerator.device), schedule.sigmas.to(accelerator.device)
-
-    def noise_levels(timesteps: torch.Tensor) -> torch.Tensor:
-        places = [(known == timestep).nonzero().item() for timestep in timesteps]
-        return levels[places].flatten()[:, None, None, None]
-
-    for _ in count():
+    while True:
         transformer.train()
         for latents, embedded, summary in loader:
             with accelerator.accumulate(transformer):
@@ -79,18 +64,12 @@ def diffusers_loop(pipeline: DiffusionPipeline, pairs: Pairs, settings: Finetuni
                 density = compute_density_for_timestep_sampling("logit_normal", len(latents), 0.0, 1.0)
                 places = (density * schedule.config.num_train_timesteps).long()
                 timesteps = schedule.timesteps[places].to(latents.device)
-                sigma = noise_levels(timesteps)
+                found = [(known == timestep).nonzero().item() for timestep in timesteps]
+                sigma = levels[found].flatten()[:, None, None, None]
                 noisy = sigma * noise + (1 - sigma) * latents
-                predicted = transformer(
-                    hidden_states=noisy,
-                    timestep=timesteps,
-                    encoder_hidden_states=embedded,
-                    pooled_projections=summary,
-                    return_dict=False,
-                )[0]
-                clean = predicted * -sigma + noisy
-                weights = torch.ones_like(sigma)
-                loss = (weights * (clean.float() - latents.float()) ** 2).flatten(1).mean(1).mean()
+                inputs = {"timestep": timesteps, "encoder_hidden_states": embedded, "pooled_projections": summary}
+                clean = transformer(hidden_states=noisy, **inputs, return_dict=False)[0] * -sigma + noisy
+                loss = (torch.ones_like(sigma) * (clean.float() - latents.float()) ** 2).flatten(1).mean(1).mean()
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(trained, settings.largest_gradient_norm)
@@ -113,23 +92,18 @@ def seconds_of(losses: Iterator[float], steps: int) -> float:
 def throughput(
     pipeline: DiffusionPipeline, prompts: Sequence[str], *, batch: int, rounds: int, steps: int, precision: str = "no"
 ) -> dict:
-    """Samples a second of both loops and the ratio of ours to theirs: medians over rounds, the ratio with its smallest
-    and largest.
+    """Samples a second of both loops and the ratio of ours to theirs: medians over rounds, the ratio with its range.
 
-    pipeline: it is copied, and left as it is
+    pipeline: it is copied, and left as it is; where it is no Stable Diffusion 3, which the script is for, all is NaN
     prompts: that the latents, which are noise, are said to show
     batch, rounds, steps: images a step, turns that each loop takes, steps a turn
-    precision: of the computation, as in `FinetuningSettings.mixed_precision`
-
-    The ratio is NaN for a pipeline that is no Stable Diffusion 3, which diffusers' script is for.
     """
     if not isinstance(pipeline, StableDiffusion3Pipeline):
         return {"samples_a_second": {}, "ratio": math.nan, "smallest": math.nan, "largest": math.nan}
-    settings = FinetuningSettings(
-        weighting="top", batch=batch, steps=10**9, checkpoint_seconds=math.inf, mixed_precision=precision
-    )
+    endless = {"steps": 10**9, "checkpoint_seconds": math.inf}
+    settings = FinetuningSettings(weighting="top", batch=batch, mixed_precision=precision, **endless)
     field = PipelineField(pipeline, prompts)
-    latents = torch.randn(max(IMAGES, batch), *field.shape, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(max(256, batch), *field.shape, generator=torch.Generator().manual_seed(0))
     pairs = Pairs(latents, torch.arange(len(latents)) % len(prompts), field.conditioning.to("cpu"))
     with TemporaryDirectory() as folder:
         loops = {
@@ -145,26 +119,12 @@ def throughput(
         for each in loops.values():
             each.close()
     ratios = [theirs / own for own, theirs in zip(seconds["ours"], seconds["diffusers"], strict=True)]
-    return {
-        "samples_a_second": {
-            name: round(batch * steps / statistics.median(each), 2) for name, each in seconds.items()
-        },
-        "ratio": round(statistics.median(ratios), 4),
-        "smallest": round(min(ratios), 4),
-        "largest": round(max(ratios), 4),
-    }
+    summary = {"ratio": statistics.median(ratios), "smallest": min(ratios), "largest": max(ratios)}
+    speeds = {name: round(batch * steps / statistics.median(each), 2) for name, each in seconds.items()}
+    return {"samples_a_second": speeds} | {name: round(value, 4) for name, value in summary.items()}
 
 
 if __name__ == "__main__":
-    from lab.worlds import load_world
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each loop in a round")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="no", choices=("no", "bf16", "fp16"))
-    asked = vars(parser.parse_args())
-    here = load_world("shapes")
-    own = here.pipeline(device=asked.pop("device"))
-    print(json.dumps(throughput(own, here.prompts(here.categories[0], "train")[:4], **asked), indent=1))
+    world = load_world("shapes")
+    prompts = world.prompts(world.categories[0], "train")[:4]
+    print(json.dumps(throughput(world.pipeline(), prompts, batch=64, rounds=8, steps=4), indent=1))

@@ -1,24 +1,17 @@
 """Reduce reference samples of the 40 tasks to the small statistics that the tests compare a port against.
 
-Usage: python lab/benchmarks/make_bmi_reference.py FOLDER data/bmi
+    python lab/benchmarks/make_bmi_reference.py FOLDER data/bmi
 
-FOLDER holds tasks.json (true mutual information by name) and, for each task, NAME.npz with the arrays x (n, dim_x) and
-y (n, dim_y).
-
-The columns of a task are the coordinates of x and of y, log ||x||, log ||y||, and the differences x_i - y_j between
-the first three coordinates of each, whose spread tells how closely the two follow each other. The first PILOT pairs
-give each column a centre (its median) and a scale (its interquartile range), and nothing else. With both fixed in
-that way, the other m pairs give
+The columns of a task are the coordinates of x and of y, log ||x||, log ||y||, and the differences x_i - y_j between the
+first three coordinates of each, which tell how closely they follow each other. The first PILOT pairs give each column
+its centre (median) and scale (interquartile range), and nothing else. The other m pairs give
 
 - order statistics of every column. Of n new values of the same continuous distribution, the number below the k-th
   smallest of m is beta-binomial(n, k, m + 1 - k) exactly, whatever the distribution;
-- mean products of the scores 2/pi arctan((column - centre) / scale), which lie in [-1, 1] whatever the tails: all
-  products of up to two scores, and all of up to four among the norms and the first three coordinates of x and of y. A
-  mean of bounded products obeys the central limit theorem. Order two sees correlations; order four sees what turns
-  with the norm or shares a scale.
+- mean products of the scores 2/pi arctan((column - centre) / scale), which lie in [-1, 1], so that the central limit
+  theorem holds whatever the tails: all of up to two scores, which see correlations, and all of up to four among the
+  norms and the first three coordinates of x and of y, which see what turns with the norm or shares a scale.
 """
-
-from __future__ import annotations
 
 import argparse
 import itertools
@@ -45,25 +38,21 @@ def ranks(size: int) -> np.ndarray:
     return np.maximum(1, np.round(LEVELS * size)).astype(int)
 
 
-def mean_products(scores: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means and variances over the rows of scores (n, k) of all products of at most `order` scores, with repetition."""
-    n, k = scores.shape
-    factors = [*scores.T.copy(), np.ones(n)]
-    chosen = [each for each in itertools.combinations_with_replacement(range(k + 1), order) if each[0] < k]
+def mean_products(scores: np.ndarray, order: int) -> np.ndarray:
+    """Means and variances, (2, products), over the rows of scores (n, k), of all products of at most `order` scores."""
+    factors = [*scores.T.copy(), np.ones(len(scores))]
+    chosen = list(itertools.combinations_with_replacement(range(len(factors)), order))[:-1]  # the last is of ones alone
     products = (np.prod([factors[i] for i in each], axis=0) for each in chosen)
-    means, variances = zip(*((product.mean(), product.var()) for product in products), strict=True)
-    return np.array(means), np.array(variances)
+    return np.array([(product.mean(), product.var()) for product in products]).T
 
 
-def moments(x: np.ndarray, y: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means and variances of the products described at the top, in one fixed order."""
+def moments(x: np.ndarray, y: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Means and variances, (2, products), of the products described at the top, in one fixed order."""
     scores = 2 / np.pi * np.arctan((columns_of(x, y) - centre) / scale)
     dim_x, dim_y = x.shape[1], y.shape[1]
     first = [*range(min(dim_x, DETAILED)), *range(dim_x, dim_x + min(dim_y, DETAILED))]
-    detailed = [*first, dim_x + dim_y, dim_x + dim_y + 1]  # and the norms
-    pairs, quadruples = mean_products(scores, 2), mean_products(scores[:, detailed], 4)
-    means, variances = (np.concatenate(both) for both in zip(pairs, quadruples, strict=True))
-    return means, variances
+    norms = [dim_x + dim_y, dim_x + dim_y + 1]
+    return np.concatenate([mean_products(scores, 2), mean_products(scores[:, first + norms], 4)], axis=1)
 
 
 def describe(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
@@ -74,32 +63,29 @@ def describe(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     low, centre, high = np.quantile(columns_of(x[:PILOT], y[:PILOT]), [0.25, 0.5, 0.75], axis=0).astype(np.float32)
     x, y = x[PILOT:], y[PILOT:]
     scale = high - low
-    means, _ = moments(x, y, centre, scale)
     return {
         "size": np.array(len(x)),
         "centre": centre,
         "scale": scale,
         "order_statistics": np.sort(columns_of(x, y), axis=0)[ranks(len(x)) - 1].astype(np.float32),
-        "moments": np.round(means * STEPS).astype(np.int16),
+        "moments": np.round(moments(x, y, centre, scale)[0] * STEPS).astype(np.int16),
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Reduce reference samples to the statistics that the tests use.")
-    parser.add_argument("samples", type=Path, help="folder with tasks.json and one NAME.npz a task")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("samples", type=Path, help="with tasks.json, truths by name, and NAME.npz of x and y for each")
     parser.add_argument("output", type=Path, help="folder for reference_statistics.npz and mutual_information.json")
     folders = parser.parse_args(arguments)
-    listing = folders.samples / "tasks.json"
-    if not listing.is_file():
-        parser.error(f"{folders.samples} has no tasks.json; name the folder that holds the reference samples")
-    truth = {name: entry["mutual_information"] for name, entry in json.loads(listing.read_text()).items()}
-    missing = [name for name in truth if not (folders.samples / f"{name}.npz").is_file()]
-    if missing:
-        parser.error(f"{folders.samples} lacks {', '.join(missing)}; each task of tasks.json needs its NAME.npz")
     arrays = {}
-    for name in truth:
-        with np.load(folders.samples / f"{name}.npz") as sample:
-            arrays |= {f"{name}/{key}": value for key, value in describe(sample["x"], sample["y"]).items()}
+    try:
+        listing = json.loads((folders.samples / "tasks.json").read_text())
+        for name in listing:
+            with np.load(folders.samples / f"{name}.npz") as sample:
+                arrays |= {f"{name}/{key}": value for key, value in describe(sample["x"], sample["y"]).items()}
+    except FileNotFoundError as error:
+        parser.error(f"{error.filename} is not there; name a folder with tasks.json and a NAME.npz for each task in it")
+    truth = {name: entry["mutual_information"] for name, entry in listing.items()}
     folders.output.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folders.output / "reference_statistics.npz", **arrays)
     (folders.output / "mutual_information.json").write_text(json.dumps(truth, indent=1) + "\n")

@@ -1,194 +1,82 @@
-"""One unit after another: an estimator's environment, one process for each estimate, one file for each finished unit.
+"""One unit, an estimate from one sample of a task, in a process of its own and in its package's environment.
 
-A unit is (estimator, task, n, seed). Its file is named by these, the samples' hash, the settings and the code that ran,
-so a run that was killed goes on at the first unit it lacks and a finished run repeats nothing. A unit that fails, gives
-no finite number or takes longer than the limit is kept as well, with the reason in "failure" and no estimate.
+A unit that fails, gives no finite number or takes too long is kept as well, with the reason in "failure".
 """
 
-from __future__ import annotations
-
-import hashlib
-import itertools
 import json
-import math
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from lab import study
 from lab.oracles.tasks import TASKS
-from lab.study.code import code_version
-from lab.study.units import Unit
-from rfmi.runs import write_atomically
+from lab.paths import repository_root
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-MARK = "requirements.sha256"  # written last into an environment that was made
+ROOT = repository_root()
+ADAPTORS = "lab/benchmarks/adaptors"  # NAME.py for each environment, NAME.txt for all but ours
+RUN_ONE = "lab/benchmarks/run_one.py"
 OUR_CODE = ("rfmi.arrays", "rfmi.fields", "rfmi.times", "rfmi.estimators")
+CORES = 2
+LIMIT = 900.0  # seconds of a process, beside the seconds of training that its settings name
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(CORES))
+VARIABLES = THREADS | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+FOLDERS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+)+/")  # those of one machine are of no use to a reader
+UNTOLD = dict.fromkeys(("estimate", "seconds", "peak_mebibytes", "mebibytes_before", "interval", "failure"))
 
 
-def sha256(*files: Path) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+@cache
+def python_of(environment: str) -> str:
+    """The Python of an environment: for ours this one, else that of a virtual environment, made or made complete."""
+    if environment == "ours":
+        return sys.executable
+    python = ROOT / f".venv-peers-{environment}" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]
+    subprocess.run([python, *install, ROOT / ADAPTORS / f"{environment}.txt"], check=True)
+    return str(python)
 
 
-@dataclass(frozen=True)
-class Environment:
-    """Where an estimator runs: made in `folder` from `requirements`; without a folder, where this runs."""
-
-    adaptor: Path
-    folder: Path | None = None
-    requirements: Path | None = None
-
-    def python(self) -> Path:
-        return Path(sys.executable) if self.folder is None else self.folder / "bin" / "python"
-
-    def is_made(self) -> bool:
-        """Whether what `requirements` asks for was installed to its end."""
-        mark = self.folder and self.folder / MARK
-        return mark is None or mark.is_file() and mark.read_text() == sha256(self.requirements)
-
-    def make(self) -> None:
-        """Install what `requirements` asks for, unless that was finished before."""
-        if self.is_made():
-            return
-        print(f"making {self.folder.name} from {self.requirements.name}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=True)
-        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(self.requirements)]
-        subprocess.run([str(self.python()), *install], check=True)
-        write_atomically(self.folder / MARK, sha256(self.requirements))
-
-    def version(self) -> str:
-        """What the environment computes with, as one hash: another gives another unit."""
-        files = [HERE / "run_one.py", self.adaptor, *([self.requirements] if self.requirements else [])]
-        text = sha256(*files)[:16]
-        return text + code_version(*OUR_CODE) if self.folder is None else text
+def told_by(command: list[str], folder: Path, limit: float) -> dict:
+    """What a process, which does not outlive this call, leaves in result.json of its folder, or why it failed."""
+    path = os.pathsep.join([str(ROOT / ADAPTORS), str(ROOT)])
+    options = {"cwd": folder, "env": os.environ | VARIABLES | {"PYTHONPATH": path}, "errors": "replace"}
+    try:
+        ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit, **options)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"not finished within {limit:g} seconds"}
+    if ended.returncode:
+        last = (ended.stdout.strip().splitlines() or ["no message"])[-1]
+        return {"failure": f"ended with status {ended.returncode}: {FOLDERS.sub('', last.strip())[:300]}"}
+    result = json.loads((folder / "result.json").read_text(), parse_constant=lambda name: None)  # NaN, infinities: None
+    return result if result.get("estimate") is not None else result | {"failure": "gave no finite number"}
 
 
-@dataclass(frozen=True)
-class Estimator:
-    """An estimator: its environment's name, the settings its adaptor gets and, if it does not run on all, its tasks."""
-
-    environment: str
-    settings: dict[str, Any]
-    tasks: tuple[str, ...] | None = None
-
-
-def process_environment(cores: int, ours: bool) -> dict[str, str]:
-    """The variables of a unit's process: the same number of threads for everybody, and no accelerator."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    threads = {name: str(cores) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    path = {"PYTHONPATH": str(ROOT)} if ours else {}
-    return kept | threads | path | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+def peer_estimate(environment: str, settings: dict, task: str, n: int, seed: int) -> dict:
+    """The number that an estimator gives and what it cost, or None and the reason."""
+    x, y = TASKS[task].sample(n, seed)
+    command = [python_of(environment), str(ROOT / RUN_ONE), environment, str(seed), json.dumps(settings)]
+    with TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "samples.npz", x=x, y=y)
+        (Path(folder) / "result.json").write_text("{}")
+        started = time.perf_counter()
+        told = told_by(command, Path(folder), LIMIT + settings.get("seconds", 0.0))
+        told["process_seconds"] = time.perf_counter() - started
+        told["date"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return UNTOLD | {"curve": [], "details": {}, "versions": {}} | told
 
 
-def without_folders(text: str) -> str:
-    """A text with every absolute path cut to its last part: the folders of one machine are of no use to a reader."""
-    return re.sub(r"(?<![\w.])(?:/[\w.@+-]+)+/", "", text)
-
-
-def run_process(command: list[str], variables: dict[str, str], log: Path, limit: float) -> tuple[str | None, float]:
-    """Run a command, which does not outlive this call; returns why it failed (None if not) and its seconds."""
-    started = time.perf_counter()
-    with open(log, "w", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=variables, cwd=log.parent)
-        try:
-            code = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            process.kill()
-            process.wait()
-    seconds = time.perf_counter() - started
-    if code is None:
-        return f"not finished within {limit:g} seconds", seconds
-    if code < 0:
-        return f"ended by signal {-code}", seconds
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = without_folders(lines[-1].strip())[:300] if lines else "no message"
-    return (f"ended with status {code}: {last}" if code else None), seconds
-
-
-def finite(value: Any) -> float | None:
-    """A number as JSON can hold it; None for one that is not finite, or none."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def measure(
-    estimator: Estimator, environment: Environment, samples: Path, seed: int, cores: int, limit: float
-) -> dict[str, Any]:
-    """One estimate in a process of its own: the number and what it cost, or None and the reason in "failure"."""
-    result = samples.with_name("result.json")
-    result.unlink(missing_ok=True)
-    command = [str(environment.python()), str(HERE / "run_one.py"), str(environment.adaptor), str(samples), str(result)]
-    command += ["--seed", str(seed), "--settings", json.dumps(estimator.settings), "--cores", str(cores)]
-    variables = process_environment(cores, ours=environment.folder is None)
-    failure, seconds = run_process(command, variables, samples.with_name("log.txt"), limit)
-    told = json.loads(result.read_text(encoding="utf-8")) if failure is None and result.is_file() else {}
-    estimate = finite(told.get("estimate"))
-    if failure is None and estimate is None:
-        failure = f"the estimate is not a finite number: {told.get('estimate')}"
-    return {
-        "estimate": estimate,
-        "failure": failure,
-        "process_seconds": seconds,
-        **{name: finite(told.get(name)) for name in ("seconds", "peak_mebibytes", "mebibytes_before")},
-        "interval": told.get("interval"),
-        "curve": [{name: finite(value) for name, value in point.items()} for point in told.get("curve", [])],
-        "details": told.get("details", {}),
-        "versions": told.get("versions", {}),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-
-
-def run(
-    estimators: dict[str, Estimator],
-    environments: dict[str, Environment],
-    *,
-    tasks: tuple[str, ...],
-    n: int,
-    seeds: tuple[int, ...],
-    work: Path,
-    cores: int = 2,
-    limit: float = 900.0,
-    retry_failed: bool = False,
-) -> list[dict[str, Any]]:
-    """Measure every estimator on its tasks and seeds, one process at a time; returns one record a unit.
-
-    work: folder of the finished units; cores: processors and threads of a process; limit: its seconds.
-    """
-    for name in sorted({estimator.environment for estimator in estimators.values()}):
-        environments[name].make()
-    versions = {name: environments[name].version() for name in environments}
-    own = (task for estimator in estimators.values() for task in estimator.tasks or ())
-    records = []
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix="running-") as scratch:
-        for task, seed in itertools.product(dict.fromkeys([*tasks, *own]), seeds):
-            x, y = TASKS[task].sample(n, seed)
-            samples, digest = Path(scratch) / "samples.npz", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()[:16]
-            np.savez(samples, x=x, y=y)
-            for name, estimator in estimators.items():
-                if task not in (tasks if estimator.tasks is None else estimator.tasks):
-                    continue
-                unit = {"estimator": name, "task": task, "n": n, "seed": seed}
-                made_of = {"samples": digest, "settings": estimator.settings, "cores": cores}
-                key = unit | made_of | {"code": versions[estimator.environment]}
-                kept = Unit(name, key, folder=work / "units")
-                done = kept.read()
-                record = done["result"] if done else None
-                if record is None or (retry_failed and record["failure"]):
-                    record = measure(estimator, environments[estimator.environment], samples, seed, cores, limit)
-                    record = kept.write(record)["result"]
-                    said = record["failure"] or f"{record['estimate']:.3f} nats in {record['seconds']:.1f} s"
-                    print(f"{name:14}{task}, n = {n}, seed {seed}: {said}", flush=True)
-                about = {"truth": float(TASKS[task].mutual_information), "environment": estimator.environment}
-                records.append(unit | about | {"settings": estimator.settings} | record)
-    return records
+def measured(unit: dict) -> dict:
+    """The record of a unit, kept where sample, settings and code are the same, else measured now."""
+    environment, task = unit["environment"], unit["task"]
+    needed = OUR_CODE if environment == "ours" else [f"{ADAPTORS}/{environment}.txt"]
+    uses = ["lab.oracles.tasks", RUN_ONE, f"{ADAPTORS}/{environment}.py", *needed]
+    (record,) = study.run(peer_estimate, [unit], uses=uses, description=f"{environment} on {task}")
+    return unit | {"truth": float(TASKS[task].mutual_information)} | record

@@ -1,137 +1,99 @@
 """From the records of a run to its tables. A record is one unit: an estimator on one sample of a task, with its cost.
 
-Errors are |estimate - truth| in nats. A failure has no error, is counted, and is left out of every mean and ratio. A
-ratio compares an estimator with ours on exactly the samples where both gave a number.
+Errors are |estimate - truth| in nats. A failure has no error, is counted, and is left out of every mean and ratio.
 """
-
-from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from rfmi.runs import write_atomically
 
-UNIT = ["task", "n", "seed"]
+OURS = "RFMI"
+ERROR_FLOOR = 0.02  # errors below this count as equal: a lucky estimate of ours is no yardstick
+SAMPLE = ["task", "n", "seed"]
+UNIT = ["estimator", *SAMPLE]
 COST = ["seconds", "process_seconds", "peak_mebibytes", "mebibytes_before"]
 
 
-def ended_by(record: dict[str, Any]) -> str:
-    """What ends the estimator's work: a "clock", its time being a setting of the run, or its own rule, "itself"."""
-    return "clock" if "seconds" in record["settings"] else "itself"
+def units_table(records: list[dict]) -> pd.DataFrame:
+    """One row a unit: estimate, truth, error, cost, whether a set time ("clock") or its own rule ended it, failure."""
+    units = pd.DataFrame(records).astype(dict.fromkeys(["truth", "estimate", *COST], float))
+    units["error"] = (units["estimate"] - units["truth"]).abs()
+    units["ended_by"] = ["clock" if "seconds" in settings else "itself" for settings in units["settings"]]
+    return units[[*UNIT, "truth", "estimate", "error", *COST, "ended_by", "failure"]]
 
 
-def units_table(records: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row a unit: estimate, truth, error and cost, or the reason of its failure."""
-    numbers = ["truth", "estimate", *COST]
-    units = pd.DataFrame([record | {"ended_by": ended_by(record)} for record in records])
-    units = units[["estimator", *UNIT, *numbers, "ended_by", "failure"]].astype(dict.fromkeys(numbers, float))
-    units.insert(units.columns.get_loc("estimate") + 1, "error", (units["estimate"] - units["truth"]).abs())
-    return units
+def estimators_table(units: pd.DataFrame) -> pd.DataFrame:
+    """One row an estimator, best error first: means, largest memory, and ratios to ours on the samples of both."""
+    units = units.assign(mebibytes_added=units["peak_mebibytes"] - units["mebibytes_before"])
+    finished = units.dropna(subset="error")
+    both = finished.merge(finished[finished["estimator"] == OURS], on=SAMPLE, suffixes=("", "_ours"))
+    every, valid, shared = (each.groupby("estimator", sort=False) for each in (units, finished, both))
+    columns = {
+        "tasks": every["task"].nunique(),
+        "units": every.size(),
+        "failures": every.size() - every["error"].count(),
+        "error": valid["error"].mean(),
+        "largest_error": valid["error"].max(),
+        "ended_by": every["ended_by"].first(),
+        "seconds": valid["seconds"].mean(),
+        "process_seconds": valid["process_seconds"].mean(),
+        "peak_mebibytes": valid["peak_mebibytes"].max(),
+        "mebibytes_added": valid["mebibytes_added"].max(),
+        "units_shared_with_ours": shared.size().reindex(list(every.groups), fill_value=0),
+        "our_error_there": shared["error_ours"].mean(),
+        "error_ratio": shared["error"].mean() / shared["error_ours"].mean(),
+        "seconds_ratio": shared["seconds"].mean() / shared["seconds_ours"].mean(),
+        "memory_ratio": shared["peak_mebibytes"].max() / shared["peak_mebibytes_ours"].max(),
+    }
+    return pd.DataFrame(columns).rename_axis("estimator").sort_values("error", kind="stable").reset_index()
 
 
-def estimators_table(units: pd.DataFrame, ours: str) -> pd.DataFrame:
-    """One row an estimator, best error first: its means, largest memory, and ratios to ours on the same samples."""
-    mine = units[(units["estimator"] == ours) & units["error"].notna()].set_index(UNIT)
-    rows = []
-    for name, group in units.groupby("estimator", sort=False):
-        valid = group[group["error"].notna()].set_index(UNIT)
-        shared = valid.index.intersection(mine.index)
-        theirs, reference = valid.loc[shared], mine.loc[shared]
-        row = {
-            "estimator": name,
-            "tasks": group["task"].nunique(),
-            "units": len(group),
-            "failures": len(group) - len(valid),
-            "error": valid["error"].mean(),
-            "largest_error": valid["error"].max(),
-            "ended_by": group["ended_by"].iloc[0],
-            "seconds": valid["seconds"].mean(),
-            "process_seconds": valid["process_seconds"].mean(),
-            "peak_mebibytes": valid["peak_mebibytes"].max(),
-            "mebibytes_added": (valid["peak_mebibytes"] - valid["mebibytes_before"]).max(),
-            "units_shared_with_ours": len(shared),
-            "our_error_there": reference["error"].mean(),
-            "error_ratio": theirs["error"].mean() / reference["error"].mean(),
-            "seconds_ratio": theirs["seconds"].mean() / reference["seconds"].mean(),
-            "memory_ratio": theirs["peak_mebibytes"].max() / reference["peak_mebibytes"].max(),
-        }
-        rows.append(row)
-    return pd.DataFrame(rows).sort_values("error", kind="stable", ignore_index=True)
-
-
-def error_against_time(records: list[dict[str, Any]]) -> pd.DataFrame:
+def error_against_time(records: list[dict]) -> pd.DataFrame:
     """One row a reading: the error an estimator had after `seconds`. Those read once have one row, their end."""
-    rows = []
-    for record in records:
-        unit = {name: record[name] for name in ["estimator", *UNIT, "truth"]}
-        end = {"steps": None, "seconds": record["seconds"], "estimate": record["estimate"]}
-        rows += [unit | point for point in record["curve"] or [end] if point["estimate"] is not None]
-    columns = ["estimator", *UNIT, "truth", "steps", "seconds", "estimate"]
-    table = pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
-    return table.assign(error=(table["estimate"] - table["truth"]).abs())
+    rows = [record | point for record in records for point in record["curve"] or [{"steps": None}]]
+    table = pd.DataFrame(rows)[[*UNIT, "truth", "steps", "seconds", "estimate"]]
+    table = table.astype({"steps": "Int64", "seconds": float, "estimate": float})
+    table["error"] = (table["estimate"] - table["truth"]).abs()
+    return table.dropna(subset="error", ignore_index=True)
 
 
-def time_to_our_error(records: list[dict[str, Any]], ours: str, floor: float) -> pd.DataFrame:
+def time_to_our_error(units: pd.DataFrame, readings: pd.DataFrame, floor: float = ERROR_FLOOR) -> pd.DataFrame:
     """When each trained estimator first had our error, from when on it kept it, and both as multiples of our seconds.
 
-    The error to reach is ours or `floor`, whichever is larger: a lucky estimate of ours is no yardstick. An estimator
-    whose path crosses the truth has that error for a moment, so "first" is the kinder and "kept" the stricter reading.
-    Where it is not reached, the ratio is of the time spent without reaching it: a lower bound where a clock ended the
-    training (`ended_by`), while an estimator that stopped by its own rule would not have gone on.
+    A path that crosses the truth has our error for a moment, so "first" is the kinder and "kept" the stricter reading.
+    Where it is not reached, the ratio is of all the time spent: a lower bound where a clock ended the training.
     """
-    mine = {tuple(r[key] for key in UNIT): r for r in records if r["estimator"] == ours and r["estimate"] is not None}
-    rows = []
-    for record in records:
-        reference = mine.get(tuple(record[key] for key in UNIT))
-        points = [point for point in record["curve"] if point["estimate"] is not None]
-        if reference is None or not points or record["estimator"] == ours:
-            continue
-        our_error = abs(reference["estimate"] - reference["truth"])
-        level = max(our_error, floor)
-        reached = [abs(point["estimate"] - record["truth"]) <= level for point in points]
-        first = points[reached.index(True)]["seconds"] if any(reached) else None
-        tail = len(points) - next((k for k, good in enumerate(reversed(reached)) if not good), len(points))
-        kept = points[tail]["seconds"] if tail < len(points) else None
-        spent = points[-1]["seconds"]
-        row = {name: record[name] for name in ["estimator", *UNIT]} | {
-            "our_error": our_error,
-            "error_to_reach": level,
-            "our_seconds": reference["seconds"],
-            "last_error": abs(points[-1]["estimate"] - record["truth"]),
-            "training_steps": points[-1]["steps"],
-            "training_seconds": spent,
-            "ended_by": ended_by(record),
-            "first_seconds": first,
-            "kept_seconds": kept,
-            "first_ratio": (spent if first is None else first) / reference["seconds"],
-            "kept_ratio": (spent if kept is None else kept) / reference["seconds"],
-            "first_is_lower_bound": first is None,
-            "kept_is_lower_bound": kept is None,
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
+    ours = units[units["estimator"] == OURS].dropna(subset="error")[[*SAMPLE, "error", "seconds"]]
+    ours = ours.rename(columns={"error": "our_error", "seconds": "our_seconds"})
+    trained = readings[readings["estimator"] != OURS].dropna(subset="steps").merge(ours, on=SAMPLE)
+    trained["error_to_reach"] = trained["our_error"].clip(lower=floor)
+    trained["largest_from_here"] = trained[::-1].groupby(UNIT)["error"].cummax()
+    last = {"error": "last_error", "steps": "training_steps", "seconds": "training_seconds"}
+    table = trained.groupby(UNIT, sort=False).last().rename(columns=last).join(units.set_index(UNIT)["ended_by"])
+    for when, error in (("first", "error"), ("kept", "largest_from_here")):
+        reached = trained[trained[error] <= trained["error_to_reach"]].groupby(UNIT)["seconds"].first()
+        table[f"{when}_seconds"] = reached.reindex(table.index)
+        table[f"{when}_ratio"] = table[f"{when}_seconds"].fillna(table["training_seconds"]) / table["our_seconds"]
+        table[f"{when}_is_lower_bound"] = table[f"{when}_seconds"].isna()
+    columns = [*UNIT, "our_error", "error_to_reach", "our_seconds", *last.values(), "ended_by"]
+    columns += [f"{when}_{each}" for each in ("seconds", "ratio", "is_lower_bound") for when in ("first", "kept")]
+    return table.reset_index()[columns]
 
 
-def write_results(
-    folder: Path, records: list[dict[str, Any]], source: dict[str, Any], *, ours: str, error_floor: float
-) -> None:
+def write_results(folder: Path, records: list[dict], source: dict) -> None:
     """Write table.csv, units.csv, error_against_time.csv, time_to_our_error.csv and results.json, each in one piece."""
-    units = units_table(records)
-    tables = {
-        "table": estimators_table(units, ours),
-        "units": units,
-        "error_against_time": error_against_time(records),
-        "time_to_our_error": time_to_our_error(records, ours, error_floor),
-    }
+    units, readings = units_table(records), error_against_time(records)
+    tables = {"table": estimators_table(units), "units": units, "error_against_time": readings}
+    tables["time_to_our_error"] = time_to_our_error(units, readings)
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     installed = {record["environment"]: record["versions"] for record in records if record["versions"]}
     results = {
         "provenance": source | {"environments": installed},
-        "error_floor": error_floor,
+        "error_floor": ERROR_FLOOR,
         "table": json.loads(tables["table"].to_json(orient="records")),
         "units": [{name: value for name, value in record.items() if name != "versions"} for record in records],
     }

@@ -1,11 +1,8 @@
 """The estimators of benchmark-mi, the package of "Beyond Normal" (arXiv 2306.11078).
 
-settings: {"class": a class of bmi.estimators, "arguments": its arguments}. What is not given stays as the package has
-it.
-
-The neural ones test their critic every 250 steps on the half of the pairs it is not trained on, return the best test
-value and stop after two tests without a better one. Those tests are part of the method, so their time counts, and each
-gives a point of the curve: the value that the estimator would return if it ended there.
+settings: {"class": a class of bmi.estimators, "arguments": its arguments}; what is not given is the package's default.
+The neural ones test their critic every 250 steps on held-out pairs, return the best value and stop after two tests
+without a better one. A test is part of the method, so its time counts, and gives a point of the curve: the best so far.
 """
 
 import inspect
@@ -24,19 +21,14 @@ def estimate(x, y, seed, settings):
     started = time.perf_counter()
 
     class TimedLog(TrainingLog):
-        """The package's log, which also notes when each test was made."""
-
         def log_test_mi(self, n_step, mi):
             super().log_test_mi(n_step, mi)
-            point = {"steps": n_step, "seconds": time.perf_counter() - started, "estimate": float(self.final_mi)}
-            curve.append(point)
+            seconds = time.perf_counter() - started
+            curve.append({"steps": n_step, "seconds": seconds, "estimate": float(self.final_mi)})
 
-    _basic_training.TrainingLog = TimedLog
-    _mine_estimator.TrainingLog = TimedLog
+    _basic_training.TrainingLog = _mine_estimator.TrainingLog = TimedLog
     chosen = getattr(bmi.estimators, settings["class"])
-    arguments = dict(settings["arguments"])
-    if "seed" in inspect.signature(chosen).parameters:
-        arguments["seed"] = seed
-    estimator = chosen(**arguments)
+    seeded = {"seed": seed} if "seed" in inspect.signature(chosen).parameters else {}
+    estimator = chosen(**settings["arguments"], **seeded)
     value = float(estimator.estimate(x, y))
     return {"estimate": value, "curve": curve, "details": json.loads(estimator.parameters().json())}
