@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import product
 from random import Random
 
+import numpy as np
+
 from lab.worlds.shapes.phrases import Phrase, Prompt, parse
 from lab.worlds.shapes.rendering import RADIUS, SIDE, Scene, SceneObject, hidden_share
 from lab.worlds.shapes.truth import verdict
@@ -66,24 +68,20 @@ def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str
     )
 
 
-def _apart(relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
+def _apart(relation: str, attributes: list, random: Random) -> list[list[int]] | None:
     """Centres of objects that do not overlap, or None where this draw does not fit."""
-    places: list[tuple[int, int]] = []
+    places: list[list[int]] = []
     radii = [RADIUS[size] for *_, size in attributes]
     for i, (*_, size) in enumerate(attributes):
-        clear = 2 * STEP if i == 1 and relation in RELATIONS_OF["spatial"] else 0  # which axis has the larger distance
-        free = [
-            (x, y)
-            for x, y in product(_lattice(size), repeat=2)
-            if all(
-                max(abs(x - x_0), abs(y - y_0)) >= radii[i] + radius + GAP
-                and abs(abs(x - x_0) - abs(y - y_0)) >= clear
-                for (x_0, y_0), radius in zip(places, radii, strict=False)
-            )
-        ]
-        if not free:
+        free = np.array(list(product(_lattice(size), repeat=2)))
+        for place, radius in zip(places, radii, strict=False):
+            free = free[abs(free - place).max(1) >= radii[i] + radius + GAP]
+        if i == 1 and relation in RELATIONS_OF["spatial"]:  # it is clear on which axis the centres are farther apart
+            x, y = abs(free - places[0]).T
+            free = free[abs(x - y) >= 2 * STEP]
+        if not len(free):
             return None
-        places.append(random.choice(free))
+        places.append(random.choice(free.tolist()))
     return places
 
 

@@ -40,6 +40,8 @@ def verdict(prompt: Prompt, things: Sequence[SceneObject], overlaps: Sequence[tu
         if prompt.relation:
             related = None not in places[:2] and holds(prompt.relation, things, *places[:2], overlaps)
         verdicts.append(_judged(prompt, [[] if place is None else [things[place]] for place in places], related))
+        if verdicts[-1].aligned:
+            break
     return max(verdicts, key=lambda each: sum(each.atoms.values()))
 
 
