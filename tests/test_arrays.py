@@ -10,7 +10,7 @@ from scipy.stats import norm, spearmanr
 from sklearn.preprocessing import QuantileTransformer
 
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
-from lab.oracles.tasks.families import student_task
+from lab.oracles.tasks import student_task
 from rfmi import estimate_mutual_information
 from rfmi.arrays.checks import check_device
 from rfmi.arrays.coordinates import CanonicalCoordinates, NormalScores, Whitening, shrink_correlations

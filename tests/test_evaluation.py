@@ -11,7 +11,6 @@ from diffusers import StableDiffusion3Pipeline
 
 import rfmi.evaluation as module
 from lab.worlds.shapes import judge
-from lab.worlds.shapes.judging import judge as exact_judge
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi.evaluation import Evaluation, by_image, compare, evaluate
 from rfmi.runs import open_folder
@@ -42,8 +41,8 @@ def test_the_images_are_the_pipelines_own_of_the_benchmarks_seeds(pipeline, foun
         guidance_scale=4.0, num_inference_steps=3, max_sequence_length=1, output_type="pt",
     ).images  # fmt: skip
     assert torch.allclose(found.features, means(images), atol=1e-3)
-    assert found.images.aligned.tolist() == exact_judge(images, texts).aligned.tolist()
-    assert np.allclose(exact_judge(images, texts).score, found.images.score, atol=1e-6)
+    assert found.images.aligned.tolist() == judge(images, texts).aligned.tolist()
+    assert np.allclose(judge(images, texts).score, found.images.score, atol=1e-6)
 
 
 def test_a_finished_unit_is_not_drawn_again(pipeline, found, tmp_path, monkeypatch):

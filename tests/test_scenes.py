@@ -12,8 +12,7 @@ import torch
 from lab.making.prompt_files import draw_training_prompt, validation_prompts, write_prompt_files
 from lab.worlds.shapes import prompts
 from lab.worlds.shapes.grammar import change_one_atom, draw_prompt
-from lab.worlds.shapes.phrases import Phrase, Prompt, parse
-from lab.worlds.shapes.prompt_files import read_prompts
+from lab.worlds.shapes.phrases import Phrase, Prompt, parse, read_prompts
 from lab.worlds.shapes.rendering import (
     BRIGHT,
     DARK_TONE,
@@ -115,12 +114,11 @@ def test_a_scene_shows_its_prompt_and_nothing_else(category):
         named = prompt.pairs
         shown = {(word, thing.shape) for thing in scene.objects for word in (thing.color, thing.texture)}
         assert not (shown & HELD_OUT) - named
-        assert all(
-            thing.radius - 1 <= c <= SIDE - thing.radius + 1 for thing in scene.objects for c in (thing.x, thing.y)
-        )
+        for thing in scene.objects:
+            assert all(RADIUS[thing.size] - 1 <= c <= SIDE - RADIUS[thing.size] + 1 for c in (thing.x, thing.y))
         if not overlaps_of(scene):
             for a, b in combinations(scene.objects, 2):
-                assert max(abs(a.x - b.x), abs(a.y - b.y)) >= a.radius + b.radius
+                assert max(abs(a.x - b.x), abs(a.y - b.y)) >= RADIUS[a.size] + RADIUS[b.size]
 
 
 @pytest.mark.parametrize("category", CATEGORIES)

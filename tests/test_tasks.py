@@ -18,7 +18,7 @@ from scipy import integrate, stats
 from scipy.special import ndtr
 
 from lab.oracles import digits, tasks
-from lab.oracles.tasks.beyond_normal import BIMODAL_X, BIMODAL_Y, WAVES_X, WAVES_Y
+from lab.oracles.tasks import BIMODAL_X, BIMODAL_Y, WAVES_X, WAVES_Y, families, maps
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("make_bmi_reference", ROOT / "lab" / "benchmarks" / "make_bmi_reference.py")
@@ -73,13 +73,17 @@ def test_names_and_truths_are_those_of_the_package():
     np.testing.assert_allclose(ours, list(truth.values()), rtol=1e-7)
 
 
+def _normal(correlation):
+    return families.gaussian_pair_task(f"1v1-normal-{correlation}", families.dense_covariance(1, 1, correlation), 1)
+
+
 @pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.3, 0.99])
 def test_bivariate_normal_truth(correlation):
-    assert tasks.bivariate_normal_task(correlation).mutual_information == pytest.approx(-np.log(1 - correlation**2) / 2)
+    assert _normal(correlation).mutual_information == pytest.approx(-np.log(1 - correlation**2) / 2)
 
 
 def test_sparse_truth_counts_the_pairs():
-    task = tasks.gaussian_pair_task("own", tasks.sparse_covariance(4, 6, pairs=3, strength=1.5), dim_x=4)
+    task = families.gaussian_pair_task("own", families.sparse_covariance(4, 6, pairs=3, strength=1.5), dim_x=4)
     correlation = 1.5**2 / (1 + 1.5**2)
     assert (task.dim_x, task.dim_y) == (4, 6)
     assert task.mutual_information == pytest.approx(-1.5 * np.log(1 - correlation**2), rel=1e-12)
@@ -94,12 +98,12 @@ def test_additive_truth_by_quadrature(epsilon):
     entropy = integrate.quad(
         lambda y: -density(y) * np.log(density(y)) if density(y) > 0 else 0.0, -epsilon, 1 + epsilon, points=corners
     )[0]
-    assert tasks.additive_task(epsilon).mutual_information == pytest.approx(entropy - np.log(2 * epsilon), abs=1e-7)
+    assert families.additive_task(epsilon).mutual_information == pytest.approx(entropy - np.log(2 * epsilon), abs=1e-7)
 
 
 @pytest.mark.parametrize(("dim_x", "dim_y", "dof"), [(1, 1, 1), (2, 3, 4.5), (5, 2, 0.7), (3, 3, 30)])
 def test_student_truth_is_the_mean_log_density_ratio(dim_x, dim_y, dof):
-    task = tasks.student_task(dim_x, dim_y, dof)
+    task = families.student_task(dim_x, dim_y, dof)
     x, y = task.sample(20_000, seed=3)
 
     def log_density(values):
@@ -122,21 +126,21 @@ def test_samples_follow_the_reference(name):
 
 
 def _both(task, map_x, map_y=None):
-    return tasks.transformed(task, map_x, map_y or map_x, "wrong")
+    return families.transformed(task, map_x, map_y or map_x, "wrong")
 
 
 def _sparse(dim, pairs=2, strength=2.0):
-    return tasks.gaussian_pair_task("wrong", tasks.sparse_covariance(dim, dim, pairs, strength), dim)
+    return families.gaussian_pair_task("wrong", families.sparse_covariance(dim, dim, pairs, strength), dim)
 
 
 def _dense(dim, correlation):
-    return tasks.gaussian_pair_task("wrong", tasks.dense_covariance(dim, dim, correlation), dim)
+    return families.gaussian_pair_task("wrong", families.dense_covariance(dim, dim, correlation), dim)
 
 
 def _turned(task, plane_x, plane_y):
     speeds = 1 / task.dim_x, 1 / task.dim_y
     turns = (
-        partial(tasks.spiral, plane=plane, speed=speed) for plane, speed in zip((plane_x, plane_y), speeds, strict=True)
+        partial(maps.spiral, plane=plane, speed=speed) for plane, speed in zip((plane_x, plane_y), speeds, strict=True)
     )
     return _both(task, *turns)
 
@@ -145,11 +149,11 @@ def _unpaired(task):
     def sampler(n, generator):
         return task.sampler(n, generator)[0], task.sampler(n, generator)[1]
 
-    return tasks.Task("wrong", task.dim_x, task.dim_y, 0.0, sampler)
+    return families.Task("wrong", task.dim_x, task.dim_y, 0.0, sampler)
 
 
 def _swapped(task):
-    return tasks.Task("wrong", task.dim_y, task.dim_x, 0.0, lambda n, generator: task.sampler(n, generator)[::-1])
+    return families.Task("wrong", task.dim_y, task.dim_x, 0.0, lambda n, generator: task.sampler(n, generator)[::-1])
 
 
 def _one_sided_noise(n, generator):
@@ -157,52 +161,52 @@ def _one_sided_noise(n, generator):
     return x, x + generator.uniform(0, 0.2, (n, 1))
 
 
-NORMAL = tasks.bivariate_normal_task(0.75)
-UNIFORM = _both(NORMAL, tasks.normal_cdf)
-SPARSE, UNIFORM_SPARSE = _sparse(3), _both(_sparse(3), tasks.normal_cdf)
+NORMAL = _normal(0.75)
+UNIFORM = _both(NORMAL, ndtr)
+SPARSE, UNIFORM_SPARSE = _sparse(3), _both(_sparse(3), ndtr)
 SPIRAL, UNIFORM_SPIRAL = "spiral-multinormal-sparse-3-3-2-2.0", "spiral-normal_cdf-multinormal-sparse-3-3-2-2.0"
 SPIRAL_25, UNIFORM_SPIRAL_25 = SPIRAL.replace("3-3", "25-25"), UNIFORM_SPIRAL.replace("3-3", "25-25")
 ROLL = "swissroll_x-normal_cdf-1v1-normal-0.75"
-MIXTURES = [partial(tasks.normal_to_mixture, **mixture) for mixture in (BIMODAL_X, BIMODAL_Y)]
-WIGGLES = [partial(tasks.wiggly, waves=waves) for waves in (WAVES_X, WAVES_Y)]
+MIXTURES = [partial(maps.normal_to_mixture, **mixture) for mixture in (BIMODAL_X, BIMODAL_Y)]
+WIGGLES = [partial(maps.wiggly, waves=waves) for waves in (WAVES_X, WAVES_Y)]
 
 WRONG = {
-    "normal: correlation 0.70": ("1v1-normal-0.75", tasks.bivariate_normal_task(0.70)),
+    "normal: correlation 0.70": ("1v1-normal-0.75", _normal(0.70)),
     "normal: y mirrored": ("1v1-normal-0.75", _both(NORMAL, np.positive, np.negative)),
     "uniform: not made uniform": ("normal_cdf-1v1-normal-0.75", NORMAL),
-    "additive: epsilon 5% wide": ("1v1-additive-0.1", tasks.additive_task(0.105)),
-    "additive: noise on (0, 2 epsilon)": ("1v1-additive-0.1", tasks.Task("wrong", 1, 1, 0.0, _one_sided_noise)),
-    "additive: x and y exchanged": ("1v1-additive-0.1", _swapped(tasks.additive_task(0.1))),
+    "additive: epsilon 5% wide": ("1v1-additive-0.1", families.additive_task(0.105)),
+    "additive: noise on (0, 2 epsilon)": ("1v1-additive-0.1", families.Task("wrong", 1, 1, 0.0, _one_sided_noise)),
+    "additive: x and y exchanged": ("1v1-additive-0.1", _swapped(families.additive_task(0.1))),
     "bimodal: x and y exchanged": ("1v1-bimodal-0.75", _both(NORMAL, *MIXTURES[::-1])),
     "bimodal: decreasing in y": ("1v1-bimodal-0.75", _both(NORMAL, MIXTURES[0], lambda y: MIXTURES[1](-y))),
     "wiggly: x and y exchanged": ("wiggly-1v1-normal-0.75", _both(NORMAL, *WIGGLES[::-1])),
     "half-cube: power 1.75": ("half_cube-1v1-normal-0.75", _both(NORMAL, lambda x: np.sign(x) * np.abs(x) ** 1.75)),
-    "roll: axes exchanged": (ROLL, _both(UNIFORM, lambda u: tasks.swissroll_x(u)[:, ::-1], np.positive)),
-    "roll: wound from outside": (ROLL, _both(UNIFORM, lambda u: tasks.swissroll_x(1 - u), np.positive)),
-    "roll: 5% too large": (ROLL, _both(UNIFORM, lambda u: 1.05 * tasks.swissroll_x(u), np.positive)),
-    "roll: y not made uniform": (ROLL, _both(NORMAL, lambda x: tasks.swissroll_x(ndtr(x)), np.positive)),
+    "roll: axes exchanged": (ROLL, _both(UNIFORM, lambda u: maps.swissroll_x(u)[:, ::-1], np.positive)),
+    "roll: wound from outside": (ROLL, _both(UNIFORM, lambda u: maps.swissroll_x(1 - u), np.positive)),
+    "roll: 5% too large": (ROLL, _both(UNIFORM, lambda u: 1.05 * maps.swissroll_x(u), np.positive)),
+    "roll: y not made uniform": (ROLL, _both(NORMAL, lambda x: maps.swissroll_x(ndtr(x)), np.positive)),
     "dense: correlation 0.4": ("multinormal-dense-5-5-0.5", _dense(5, 0.4)),
     "sparse: strength 1.7": ("multinormal-sparse-25-25-2-2.0", _sparse(25, strength=1.7)),
     "sparse: one pair": ("multinormal-sparse-25-25-2-2.0", _sparse(25, pairs=1)),
-    "student: dof 3 for 2": ("student-identity-2-2-2", tasks.student_task(2, 2, 3)),
-    "student: dof 4 for 3": ("student-identity-5-5-3", tasks.student_task(5, 5, 4)),
-    "student: Gaussian": ("student-identity-5-5-3", tasks.student_task(5, 5, 1e6)),
-    "student: x and y unpaired": ("student-identity-3-3-2", _unpaired(tasks.student_task(3, 3, 2))),
-    "asinh: dof 2 for 1": ("asinh-student-identity-2-2-1", _both(tasks.student_task(2, 2, 2), tasks.asinh)),
-    "asinh: forgotten": ("asinh-student-identity-3-3-2", tasks.student_task(3, 3, 2)),
+    "student: dof 3 for 2": ("student-identity-2-2-2", families.student_task(2, 2, 3)),
+    "student: dof 4 for 3": ("student-identity-5-5-3", families.student_task(5, 5, 4)),
+    "student: Gaussian": ("student-identity-5-5-3", families.student_task(5, 5, 1e6)),
+    "student: x and y unpaired": ("student-identity-3-3-2", _unpaired(families.student_task(3, 3, 2))),
+    "asinh: dof 2 for 1": ("asinh-student-identity-2-2-1", _both(families.student_task(2, 2, 2), np.arcsinh)),
+    "asinh: forgotten": ("asinh-student-identity-3-3-2", families.student_task(3, 3, 2)),
     "spiral: forgotten": (SPIRAL, SPARSE),
-    "spiral: speed 1.2": (SPIRAL, tasks.spiralled(SPARSE, speed=1.2)),
-    "spiral: speed not divided by the dimension": (SPIRAL, tasks.spiralled(SPARSE, speed=3.0)),
+    "spiral: speed 1.2": (SPIRAL, families.spiralled(SPARSE, speed=1.2)),
+    "spiral: speed not divided by the dimension": (SPIRAL, families.spiralled(SPARSE, speed=3.0)),
     "spiral: y in the plane of x": (SPIRAL, _turned(SPARSE, (0, 1), (0, 1))),
     "spiral: backwards in y": (SPIRAL, _turned(SPARSE, (0, 1), (2, 1))),
     "spiral: backwards in both": (SPIRAL, _turned(SPARSE, (1, 0), (2, 1))),
-    "uniform spiral: speed 1.2": (UNIFORM_SPIRAL, tasks.spiralled(UNIFORM_SPARSE, speed=1.2)),
+    "uniform spiral: speed 1.2": (UNIFORM_SPIRAL, families.spiralled(UNIFORM_SPARSE, speed=1.2)),
     "uniform spiral: x in the plane of y": (UNIFORM_SPIRAL, _turned(UNIFORM_SPARSE, (1, 2), (1, 2))),
-    "spiral in 25 dimensions: speed 1.2": (SPIRAL_25, tasks.spiralled(_sparse(25), speed=1.2)),
+    "spiral in 25 dimensions: speed 1.2": (SPIRAL_25, families.spiralled(_sparse(25), speed=1.2)),
     "spiral in 25 dimensions: backwards in both": (SPIRAL_25, _turned(_sparse(25), (1, 0), (2, 1))),
     "uniform spiral in 25 dimensions: speed 1.2": (
         UNIFORM_SPIRAL_25,
-        tasks.spiralled(_both(_sparse(25), tasks.normal_cdf), speed=1.2),
+        families.spiralled(_both(_sparse(25), ndtr), speed=1.2),
     ),
 }
 
@@ -215,7 +219,7 @@ def test_a_wrong_task_is_rejected(name, wrong):
 def test_samples_depend_on_name_size_and_seed_only():
     task = tasks.get("student-identity-2-2-1")
     x, y = task.sample(100, seed=5)
-    again = tasks.student_task(2, 2, 1).sample(np.int64(100), seed=np.int32(5))
+    again = families.student_task(2, 2, 1).sample(np.int64(100), seed=np.int32(5))
     np.testing.assert_array_equal(x, again[0])
     np.testing.assert_array_equal(y, again[1])
     assert not np.intersect1d(x, task.sample(100, seed=6)[0]).size
@@ -240,18 +244,18 @@ def test_tasks_can_be_sent_to_another_process():
 
 
 def test_spiral_turns_by_the_squared_norm_and_is_undone_by_the_opposite_speed():
-    quarter = tasks.spiral(np.array([[2.0, 0.0, 0.0]]), plane=(0, 2), speed=np.pi / 8)
+    quarter = maps.spiral(np.array([[2.0, 0.0, 0.0]]), plane=(0, 2), speed=np.pi / 8)
     np.testing.assert_allclose(quarter, [[0.0, 0.0, 2.0]], atol=1e-15)
     x = np.random.default_rng(0).standard_normal((100, 4))
-    turned = tasks.spiral(x, plane=(1, 3), speed=0.7)
+    turned = maps.spiral(x, plane=(1, 3), speed=0.7)
     np.testing.assert_array_equal(turned[:, [0, 2]], x[:, [0, 2]])
     np.testing.assert_allclose(np.linalg.norm(turned, axis=1), np.linalg.norm(x, axis=1), rtol=1e-14)
-    np.testing.assert_allclose(tasks.spiral(turned, plane=(1, 3), speed=-0.7), x, atol=1e-13)
+    np.testing.assert_allclose(maps.spiral(turned, plane=(1, 3), speed=-0.7), x, atol=1e-13)
 
 
 def test_mixture_map_keeps_the_probability_far_into_both_tails():
     x = np.linspace(-12, 12, 101)[:, None]
-    mapped = tasks.normal_to_mixture(x, **BIMODAL_X)
+    mapped = maps.normal_to_mixture(x, **BIMODAL_X)
     for side in (1, -1):
         mixture = sum(w * ndtr(side * (mapped - m)) for w, m in zip(*BIMODAL_X.values(), strict=True))
         half = side * x <= 0
@@ -260,15 +264,13 @@ def test_mixture_map_keeps_the_probability_far_into_both_tails():
 
 def test_swiss_roll_is_read_off_its_radius():
     u = np.linspace(0, 1, 50)[:, None]
-    roll = tasks.swissroll_x(u)
+    roll = maps.swissroll_x(u)
     t = 21 * np.linalg.norm(roll, axis=1, keepdims=True)
     np.testing.assert_allclose((t / (1.5 * np.pi) - 1) / 2, u, atol=1e-14)
     np.testing.assert_allclose(roll[[0, -1]], [[0, -1.5 * np.pi / 21], [0, 4.5 * np.pi / 21]], atol=1e-15)
 
 
-@pytest.mark.parametrize(
-    "map_", [tasks.normal_cdf, tasks.half_cube, tasks.asinh, *WIGGLES, *MIXTURES], ids=["cdf", "cube", "asinh", *"xyXY"]
-)
+@pytest.mark.parametrize("map_", [maps.half_cube, *WIGGLES, *MIXTURES], ids=["cube", *"xyXY"])
 def test_maps_of_one_coordinate_increase_and_leave_their_argument_alone(map_):
     x = np.linspace(-6, 6, 2001)[:, None]
     before = x.copy()
@@ -277,8 +279,8 @@ def test_maps_of_one_coordinate_increase_and_leave_their_argument_alone(map_):
 
 
 def test_own_tasks_keep_the_information_of_what_they_are_made_of():
-    base = tasks.gaussian_pair_task("own", tasks.sparse_covariance(3, 4, pairs=1, strength=1.0), dim_x=3)
-    turned = tasks.spiralled(base, speed=0.5)
+    base = families.gaussian_pair_task("own", families.sparse_covariance(3, 4, pairs=1, strength=1.0), dim_x=3)
+    turned = families.spiralled(base, speed=0.5)
     assert turned.name == "spiral-own"
     assert (turned.dim_x, turned.dim_y, turned.mutual_information) == (3, 4, base.mutual_information)
     assert turned.sample(7, seed=0)[1].shape == (7, 4)
@@ -295,21 +297,21 @@ def test_own_tasks_keep_the_information_of_what_they_are_made_of():
         (lambda: NORMAL.sample(0, seed=0), "positive integer"),
         (lambda: NORMAL.sample(10.0, seed=0), "positive integer"),
         (lambda: NORMAL.sample(10, seed=None), "seed must be an integer"),
-        (lambda: tasks.sparse_covariance(2, 3, pairs=3, strength=1.0), "choose at most 2"),
-        (lambda: tasks.gaussian_pair_task("own", np.eye(3), dim_x=3), "leave one to each side"),
-        (lambda: tasks.gaussian_pair_task("own", np.ones((2, 3)), dim_x=1), "not symmetric"),
-        (lambda: tasks.gaussian_pair_task("own", np.array([[1.0, 0.5], [0.2, 1.0]]), dim_x=1), "not symmetric"),
-        (lambda: tasks.bivariate_normal_task(1.0), "not positive definite"),
-        (lambda: tasks.student_task(2, 2, 0), "dof in"),
-        (lambda: tasks.student_task(0, 2, 1), "dimensions >= 1"),
-        (lambda: tasks.additive_task(0.0), "positive number"),
-        (lambda: tasks.wiggly(np.zeros((2, 1)), [(1.0, 1.0, 0.0)]), "one-to-one"),
-        (lambda: tasks.normal_to_mixture(np.zeros((2, 1)), [0.5, 0.6], [0, 1]), "sum 1"),
-        (lambda: tasks.swissroll_x(np.zeros((2, 2))), "one column"),
-        (lambda: tasks.swissroll_x(np.full((2, 1), 1.5)), "apply normal_cdf first"),
-        (lambda: tasks.spiral(np.zeros((2, 2)), plane=(1, 2), speed=1.0), "choose two of its columns"),
-        (lambda: tasks.spiralled(NORMAL), "choose two of its columns"),
-        (lambda: tasks.transformed(NORMAL, np.ravel, np.positive, "flat"), r"\(n, d\) arrays"),
+        (lambda: families.sparse_covariance(2, 3, pairs=3, strength=1.0), "choose at most 2"),
+        (lambda: families.gaussian_pair_task("own", np.eye(3), dim_x=3), "leave one to each side"),
+        (lambda: families.gaussian_pair_task("own", np.ones((2, 3)), dim_x=1), "not symmetric"),
+        (lambda: families.gaussian_pair_task("own", np.array([[1.0, 0.5], [0.2, 1.0]]), dim_x=1), "not symmetric"),
+        (lambda: _normal(1.0), "not positive definite"),
+        (lambda: families.student_task(2, 2, 0), "dof in"),
+        (lambda: families.student_task(0, 2, 1), "dimensions >= 1"),
+        (lambda: families.additive_task(0.0), "positive number"),
+        (lambda: maps.wiggly(np.zeros((2, 1)), [(1.0, 1.0, 0.0)]), "one-to-one"),
+        (lambda: maps.normal_to_mixture(np.zeros((2, 1)), [0.5, 0.6], [0, 1]), "sum 1"),
+        (lambda: maps.swissroll_x(np.zeros((2, 2))), "one column"),
+        (lambda: maps.swissroll_x(np.full((2, 1), 1.5)), "make it uniform first"),
+        (lambda: maps.spiral(np.zeros((2, 2)), plane=(1, 2), speed=1.0), "choose two of its columns"),
+        (lambda: families.spiralled(NORMAL), "choose two of its columns"),
+        (lambda: families.transformed(NORMAL, np.ravel, np.positive, "flat"), r"\(n, d\) arrays"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
+from lab.worlds.shapes import prompts
 from lab.worlds.shapes.grammar import draw_prompt
 from lab.worlds.shapes.phrases import Prompt
-from lab.worlds.shapes.prompt_files import read_category
 from lab.worlds.shapes.words import CATEGORIES, HELD_OUT
 
 N_TRAIN, N_VAL, UNSEEN_SHARE, SEED = 240, 120, 0.4, 0
@@ -17,7 +17,7 @@ N_TRAIN, N_VAL, UNSEEN_SHARE, SEED = 240, 120, 0.4, 0
 @cache
 def validation_prompts() -> frozenset[str]:
     """Every validation prompt: what the base model's training must not see."""
-    return frozenset(text for category in CATEGORIES for text in read_category(category, "val"))
+    return frozenset(text for category in CATEGORIES for text in prompts(category, "val"))
 
 
 def draw_training_prompt(category: str, random: Random) -> Prompt:

@@ -32,8 +32,8 @@ from lab.oracles.integrands import GaussianIntegrands, MixtureIntegrands
 class GaussianPath:
     """The path of N(mean, covariance) towards the standard normal, through the eigenvectors of the covariance."""
 
-    def __init__(self, covariance: torch.Tensor, name: str):
-        self.covariance = _check_covariance(covariance, name)
+    def __init__(self, covariance: torch.Tensor):
+        self.covariance = _check_covariance(covariance)
         self.eigenvalues, self.basis = torch.linalg.eigh(self.covariance)
 
     def spread(self, t: torch.Tensor) -> torch.Tensor:
@@ -44,10 +44,13 @@ class GaussianPath:
         """A_t to some power, (B, d, d) for t (B,)."""
         return (self.basis * self.spread(t)[:, None, :] ** exponent) @ self.basis.T
 
+    def gain(self, t: torch.Tensor) -> torch.Tensor:
+        """Eigenvalues of G_t, (B, d) for t (B,)."""
+        return (t[:, None] * self.eigenvalues - (1 - t)[:, None]) / self.spread(t)
+
     def velocity(self, x_t: torch.Tensor, t: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         """u (B, d) at x_t (B, d), t (B,), for means (d,) or (B, d)."""
-        gain = (t[:, None] * self.eigenvalues - (1 - t)[:, None]) / self.spread(t)
-        return mean + ((x_t - t[:, None] * mean) @ self.basis * gain) @ self.basis.T
+        return mean + ((x_t - t[:, None] * mean) @ self.basis * self.gain(t)) @ self.basis.T
 
     def log_density(self, x_t: torch.Tensor, t: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
         """log p_t(x_t), (B,)."""
@@ -65,11 +68,9 @@ class GaussianPairField(GaussianIntegrands):
     """The velocity field of a jointly Gaussian pair (x, y) in any dimensions."""
 
     def __init__(self, covariance: torch.Tensor, x_dimension: int, mean: torch.Tensor | None = None):
-        """covariance: (d_x + d_y, d_x + d_y), x first; x_dimension: d_x; mean: (d_x + d_y,), zeros by default.
-
-        Raises ValueError where the covariance is not symmetric and positive definite, or a dimension does not fit.
-        """
-        joint = _check_covariance(covariance, "the joint covariance")
+        """covariance: (d_x + d_y, d_x + d_y), x first; x_dimension: d_x; mean: (d_x + d_y,), zeros by default."""
+        self.joint = GaussianPath(covariance)
+        joint = self.joint.covariance
         if not 1 <= x_dimension < len(joint):
             raise ValueError(
                 f"x_dimension is {x_dimension}; it must leave a coordinate for x and one for y among {len(joint)}"
@@ -86,16 +87,14 @@ class GaussianPairField(GaussianIntegrands):
         self.regression = torch.linalg.solve(s_yy, s_xy.T).T
         explained = self.regression @ s_xy.T
         self.explained = (explained + explained.T) / 2
-        self.marginal = GaussianPath(s_xx, "the covariance of x")
-        self.conditional = GaussianPath(s_xx - self.explained, "the covariance of x given y")
-        self.joint = GaussianPath(joint, "the joint covariance")
+        self.marginal, self.conditional = GaussianPath(s_xx), GaussianPath(s_xx - self.explained)
 
     @classmethod
     def from_correlations(cls, correlations: list[float] | torch.Tensor) -> GaussianPairField:
         """Standard normal x and y with one coordinate each per correlation, which ties the two coordinates."""
         rho = torch.as_tensor(correlations, dtype=torch.float64).reshape(-1)
-        eye = torch.eye(len(rho), dtype=torch.float64)
-        return cls(torch.cat([torch.cat([eye, rho.diag()], 1), torch.cat([rho.diag(), eye], 1)]), len(rho))
+        eye = torch.eye(2 * len(rho), dtype=torch.float64)
+        return cls(eye + rho.diag(len(rho)) + rho.diag(-len(rho)), len(rho))
 
     def conditional_mean(self, condition: torch.Tensor) -> torch.Tensor:
         """E[x | y], (n, d_x) for y (n, d_y)."""
@@ -130,10 +129,7 @@ class GaussianMixtureField(MixtureIntegrands):
     """The velocity field of a Gaussian mixture whose condition is the label of the component, as a prompt is."""
 
     def __init__(self, means: torch.Tensor, covariances: torch.Tensor, prior: torch.Tensor | None = None):
-        """means: (K, d); covariances: (d, d) for all labels, or (K, d, d); prior: (K,) probabilities, even by default.
-
-        Raises ValueError where shapes differ, a covariance is not positive definite, or the prior is no distribution.
-        """
+        """means: (K, d); covariances: (d, d) for all labels, or (K, d, d); prior: (K,), even by default."""
         self.means = torch.as_tensor(means, dtype=torch.float64)
         if self.means.ndim != 2 or 0 in self.means.shape or not bool(torch.isfinite(self.means).all()):
             raise ValueError(
@@ -141,14 +137,13 @@ class GaussianMixtureField(MixtureIntegrands):
             )
         self.labels, self.dimension = self.means.shape
         covariances = torch.as_tensor(covariances, dtype=torch.float64)
-        self.shared_covariance = covariances.ndim == 2
-        each = [covariances] * self.labels if self.shared_covariance else list(covariances)
-        if len(each) != self.labels or any(c.shape != (self.dimension, self.dimension) for c in each):
+        each = (self.labels, self.dimension, self.dimension)
+        if covariances.shape not in (each, each[1:]):
             raise ValueError(
                 f"covariances have shape {tuple(covariances.shape)}; give (d, d) or (K, d, d) with d = {self.dimension}"
             )
-        paths = [GaussianPath(c, "a covariance") for c in (each[:1] if self.shared_covariance else each)]
-        self.paths = paths * self.labels if self.shared_covariance else paths
+        self.shared_covariance = covariances.ndim == 2
+        self.paths = [GaussianPath(covariance) for covariance in covariances.expand(each)]
         even = self.means.new_full((self.labels,), 1 / self.labels)
         self.prior = even if prior is None else torch.as_tensor(prior, dtype=torch.float64)
         if self.prior.shape != even.shape or bool((self.prior <= 0).any()) or abs(float(self.prior.sum()) - 1) > 1e-6:
@@ -204,16 +199,16 @@ class GaussianMixtureField(MixtureIntegrands):
         return label.long()
 
 
-def _check_covariance(covariance: torch.Tensor, name: str) -> torch.Tensor:
+def _check_covariance(covariance: torch.Tensor) -> torch.Tensor:
     matrix = torch.as_tensor(covariance, dtype=torch.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not bool(torch.isfinite(matrix).all()):
-        raise ValueError(f"{name} must be a finite square matrix, got shape {tuple(matrix.shape)}")
+        raise ValueError(f"a covariance must be a finite square matrix, got shape {tuple(matrix.shape)}")
     if not torch.allclose(matrix, matrix.T, rtol=1e-9, atol=1e-12):
-        raise ValueError(f"{name} is not symmetric; pass (S + S.T) / 2")
+        raise ValueError("a covariance is not symmetric; pass (S + S.T) / 2")
     values = torch.linalg.eigvalsh(matrix)
     if float(values[0]) <= 1e-13 * float(values[-1]):
         raise ValueError(
-            f"{name} is not positive definite (a coordinate is a function of others); remove that coordinate"
+            "a covariance is not positive definite (a coordinate is a function of others); remove that coordinate"
         )
     return (matrix + matrix.T) / 2
 

@@ -52,11 +52,6 @@ def digit_pairs(test: str, level: int, components: int, seed: int) -> tuple[np.n
     raise ValueError(f"there is no test {test!r}; choose dependence, independence, processing, additivity or label")
 
 
-def class_entropy() -> float:
-    """The entropy of a digit's class, in nats."""
-    return float(entropy(np.bincount(load_digits().target)))
-
-
 def against_laws(means: pd.DataFrame, components: int) -> pd.DataFrame:
     """The same rows with what each law calls itself (`label`), what it asks for (`expected`) and whether it `holds`.
 
@@ -68,11 +63,12 @@ def against_laws(means: pd.DataFrame, components: int) -> pd.DataFrame:
     """
     full = means[(means.test == "dependence") & (means.level == components)].iloc[0]
     width = full.high - full.low
+    class_entropy = float(entropy(np.bincount(load_digits().target)))
     laws = {  # name, expectation, and the expectation's own uncertainty
         "independence": ("another digit's half: 0", 0.0, 0.0),
         "processing": ("with a function of y: unchanged", full.value, width / 2),
         "additivity": ("two digits: twice", 2 * full.value, width),
-        "label": ("class of the digit: at most its entropy", class_entropy(), 0.0),
+        "label": ("class of the digit: at most its entropy", class_entropy, 0.0),
     }
     rows = []
     for row in means.to_dict("records"):

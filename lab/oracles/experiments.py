@@ -7,7 +7,6 @@ draws, which removes most of the sampling noise and none of the bias.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import pandas as pd
 import torch
@@ -75,36 +74,27 @@ def truncation_losses(correlation: float, stops: torch.Tensor, n_pairs: int, see
 
 
 def end_of_path_bias(
-    field: GaussianPairField, stop: float, amplitude: float, n_pairs: int, seed: int, blocks: int = 10
+    field: GaussianPairField, stop: float, amplitude: float, n_pairs: int, seed: int
 ) -> Iterator[dict]:
-    """Bias of every form from a ripple on the conditional branch, where the path is cut at `stop`.
+    """Bias of every form from a ripple, amplitude * sin(4 x_t), on the conditional branch, the path cut at `stop`.
 
     Times are drawn with density 1 / (1 - t), which keeps the weight t / (1 - t) harmless near the end. Columns:
-    remaining, 1 - t_max; error, "constant in t" or "fading as 1 - t"; form; bias in nats, a row for each of `blocks`
-    blocks of pairs.
+    remaining, 1 - t_max; error, "constant in t" or "fading as 1 - t"; form; bias in nats, a row for each of ten blocks
+    of pairs.
     """
     x, y = field.sample(n_pairs, seeded(seed))
     grid = 1 - torch.logspace(0, float(torch.log10(torch.tensor(1 - stop))), 80, dtype=torch.float64)
     times = StratifiedTimes.from_curve(16, grid, 1 / (1 - grid))
     exact = forms(field, x, y, times=times, generator=seeded(seed))
-    for error, fading in {"constant in t": False, "fading as 1 - t": True}.items():
-        rippled = partial(with_ripple, field, amplitude, fading)
+    for error, height in {"constant in t": torch.ones_like, "fading as 1 - t": lambda t: 1 - t}.items():
+
+        def rippled(x_t: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+            exact = field(x_t, t, condition)
+            if condition is None:
+                return exact
+            return exact + amplitude * height(t)[:, None] * torch.sin(4 * x_t)
+
         for form, estimate in forms(rippled, x, y, times=times, generator=seeded(seed)).items():
-            gaps = (estimate.pointwise - exact[form].pointwise).reshape(blocks, -1).mean(1)
+            gaps = (estimate.pointwise - exact[form].pointwise).reshape(10, -1).mean(1)
             row = {"remaining": 1 - stop, "error": error, "form": form}
             yield from (row | {"bias": gap} for gap in gaps.tolist())
-
-
-def with_ripple(
-    field: VelocityField,
-    amplitude: float,
-    fading: bool,
-    x_t: torch.Tensor,
-    t: torch.Tensor,
-    condition: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The field with amplitude * sin(4 x_t) added to its conditional branch, times 1 - t where `fading`."""
-    exact = field(x_t, t, condition)
-    if condition is None:
-        return exact
-    return exact + amplitude * (1 - t if fading else torch.ones_like(t))[:, None] * torch.sin(4 * x_t)

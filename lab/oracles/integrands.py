@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 
@@ -60,7 +60,7 @@ class GaussianIntegrands:
     def inner_product_integrand(self, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
         """t/(1-t) E u(.|y) . Delta in nats per unit of t (RFMI, arXiv 2503.14358, equation 12)."""
         inverse = self.marginal.power(t, -1)
-        gain = (self.conditional.basis * self._conditional_gain(t)[:, None, :]) @ self.conditional.basis.T
+        gain = (self.conditional.basis * self.conditional.gain(t)[:, None, :]) @ self.conditional.basis.T
         constant = -(t**2) * _trace(gain @ inverse, self.explained)
         values = self._with_shift(t, constant, inverse, condition)
         if condition is None:
@@ -76,9 +76,6 @@ class GaussianIntegrands:
         wide, narrow = self.marginal.spread(t), self.conditional.spread(t)
         constant = ((outer - inner) / (wide * narrow) * (outer / wide + inner / narrow)).sum(1)
         return (t * (1 - t))[:, None] * quadratic + (t**3 * (1 - t) * constant)[:, None]
-
-    def _conditional_gain(self, t: torch.Tensor) -> torch.Tensor:
-        return (t[:, None] * self.conditional.eigenvalues - (1 - t)[:, None]) / self.conditional.spread(t)
 
     def _with_shift(self, weight, constant, matrix, condition):
         """constant + weight * delta' matrix delta, (T, n), or its mean over y, where E[delta delta'] = B, (T,)."""
@@ -112,21 +109,11 @@ class MixtureIntegrands:
 
     def squared_integrand(self, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
         """t/(1-t) E ||Delta||^2 in nats per unit of t, for t below 1."""
-
-        def square(x_t: torch.Tensor, time: torch.Tensor, k: int) -> torch.Tensor:
-            u_c, u_m = self.both(x_t, time, torch.full((len(x_t),), k))
-            return (u_c - u_m).square().sum(1)
-
-        return _weight(t, condition) * self._over_labels(t, condition, square)
+        return self._over_velocities(t, condition, lambda u_c, u_m: (u_c - u_m).square())
 
     def inner_product_integrand(self, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
         """t/(1-t) E u(.|k) . Delta in nats per unit of t, for t below 1 (RFMI, arXiv 2503.14358, equation 12)."""
-
-        def product(x_t: torch.Tensor, time: torch.Tensor, k: int) -> torch.Tensor:
-            u_c, u_m = self.both(x_t, time, torch.full((len(x_t),), k))
-            return (u_c * (u_c - u_m)).sum(1)
-
-        return _weight(t, condition) * self._over_labels(t, condition, product)
+        return self._over_velocities(t, condition, lambda u_c, u_m: u_c * (u_c - u_m))
 
     def re_noising_integrand(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """t/(1-t) E_eps [||v - u(.)||^2 - ||v - u(.|k)||^2] at pairs (x, k), (T, n), for t below 1."""
@@ -141,21 +128,26 @@ class MixtureIntegrands:
 
         return _normal_mean(difference, self._directions(self.paths[0].power(t[None], -1)[0]))
 
+    def _over_velocities(self, t: torch.Tensor, condition: torch.Tensor | None, function: Callable) -> torch.Tensor:
+        """t/(1-t) E[sum of function(u(x_t|k), u(x_t)) | k]."""
+
+        def at(x_t: torch.Tensor, time: torch.Tensor, k: int) -> torch.Tensor:
+            return function(*self.both(x_t, time, torch.full((len(x_t),), k))).sum(1)
+
+        return _weight(t, condition) * self._over_labels(t, condition, at)
+
     def _over_labels(self, t: torch.Tensor, condition: torch.Tensor | None, function: Callable) -> torch.Tensor:
-        """E[function(x_t, t, k) | k] for the labels asked for, (T, n), or its mean over the prior, (T,)."""
+        """E[function(x_t, t, k) | k] at x_t = t mu_k + A_{t,k}^(1/2) z, (T, n), or its mean over the prior, (T,)."""
         values = torch.empty(len(t), self.labels, dtype=torch.float64)
         for row, time in enumerate(t.double()):
             for k, path in enumerate(self.paths):
+                centre, root = time * self.means[k], path.power(time[None], 0.5)[0]
                 directions = self._directions(path.power(time[None], -0.5)[0])
-                values[row, k] = _normal_mean(partial(self._at, function, time, k), directions)
+                mean = _normal_mean(lambda z: function(centre + z @ root, time.expand(len(z)), k), directions)
+                values[row, k] = mean
         if condition is None:
             return values @ self.prior
         return values[:, self.check_labels(condition, len(condition))]
-
-    def _at(self, function: Callable, t: torch.Tensor, k: int, z: torch.Tensor) -> torch.Tensor:
-        """function at x_t = t mu_k + A_{t,k}^(1/2) z, for z (Q, d)."""
-        root = self.paths[k].power(t[None], 0.5)[0]
-        return function(t * self.means[k] + z @ root, t.expand(len(z)), k)
 
     def _directions(self, whitening: torch.Tensor) -> torch.Tensor:
         """Orthonormal rows (r, d), r <= 2, that span all an integrand depends on other than linearly."""

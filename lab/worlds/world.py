@@ -57,7 +57,7 @@ def load_world(name: str) -> World:
     Raises ValueError for a world that is not there, or that lacks what a world answers.
     """
     if name.endswith(".py") or "/" in name:
-        return _checked(str((repository_root() / Path(name).expanduser()).resolve()))
+        return _checked((repository_root() / Path(name).expanduser()).resolve())
     return _checked(name if "." in name else f"{HERE}.{name}")
 
 
@@ -114,9 +114,9 @@ class World:
                 f"{self._says('judge')} a column aligned of {table['aligned'].dtype}; give true or false an image"
             )
         scores = pd.to_numeric(table["score"], errors="coerce").to_numpy(float, na_value=np.nan)
-        if not np.isfinite(scores).all():
-            row = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise ValueError(f"{self._says('judge')} no finite score in row {row} of {category!r}; give a number")
+        wrong = np.flatnonzero(~np.isfinite(scores))
+        if len(wrong):
+            raise ValueError(f"{self._says('judge')} no finite score in row {wrong[0]} of {category!r}; give a number")
         return table.reset_index(drop=True)
 
     def changed(self, prompt: str, seed: int | str) -> str | None:
@@ -163,15 +163,15 @@ class World:
 
 
 @cache
-def _checked(address: str) -> World:
-    module = _from_file(Path(address)) if address.endswith(".py") or "/" in address else _imported(address)
+def _checked(address: str | Path) -> World:
+    module = _from_file(address) if isinstance(address, Path) else _imported(address)
     missing = [name for name in ("name", "categories") if not hasattr(module, name)]
     missing += [name for name in FUNCTIONS if not callable(getattr(module, name, None))]
     if missing:
         raise ValueError(f"{address} is no world: it lacks {', '.join(missing)}; see lab/worlds/world.py")
     if isinstance(module.categories, str) or not len(module.categories):
         raise ValueError(f"the categories of {address} are {module.categories!r}; give at least one, in a tuple")
-    return World(address, module)
+    return World(str(address), module)
 
 
 def _imported(address: str) -> ModuleType:

@@ -1,4 +1,5 @@
-"""Families of pairs with mutual information in closed form, and how to make a new task from an old one.
+"""A task is a sampler of pairs (x, y) with the mutual information I(X; Y) in nats; families of them in closed form, and
+how to make a new task from an old one.
 
 Gaussian with covariance S, blocks S_x and S_y:     I = (log det S_x + log det S_y - log det S) / 2.
 
@@ -14,17 +15,48 @@ I = e - log 2e for e <= 1/2,  and 1/(4e) above.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from scipy.special import digamma, gammaln
 
 from lab.oracles.tasks.maps import spiral
-from lab.oracles.tasks.task import Sampler, Task
 
 Map = Callable[[np.ndarray], np.ndarray]
 Pair = tuple[np.ndarray, np.ndarray]
+Sampler = Callable[[int, np.random.Generator], Pair]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pairs of known mutual information.
+
+    name: also the key of the random numbers; dim_x, dim_y: number of coordinates; mutual_information: I(X; Y) in
+    nats; sampler: maps (n, generator) to float64 arrays x (n, dim_x) and y (n, dim_y).
+    """
+
+    name: str
+    dim_x: int
+    dim_y: int
+    mutual_information: float
+    sampler: Sampler
+
+    def sample(self, n: int, seed: int) -> Pair:
+        """Draw n pairs, float64 arrays x (n, dim_x) and y (n, dim_y).
+
+        The random numbers depend on a hash of (name, n, seed) and on nothing else: two tasks never share any under one
+        seed, not even a task and its own transformed version, and a draw of 1,000 pairs is not the beginning of a draw
+        of 10,000.
+        """
+        if not isinstance(n, (int, np.integer)) or n < 1:
+            raise ValueError(f"n is the number of pairs to draw, got {n!r}; pass a positive integer")
+        if not isinstance(seed, (int, np.integer)):
+            raise ValueError(f"seed must be an integer, got {seed!r}; pass the number that identifies the draw")
+        digest = hashlib.sha256(f"{self.name}/{int(n)}/{int(seed)}".encode()).digest()
+        return self.sampler(int(n), np.random.default_rng(int.from_bytes(digest, "little")))
 
 
 def dense_covariance(dim_x: int, dim_y: int, correlation: float) -> np.ndarray:
@@ -37,7 +69,7 @@ def sparse_covariance(dim_x: int, dim_y: int, pairs: int, strength: float) -> np
     """Unit variances, and only x_i and y_i correlated, for i < pairs: (d, d), d = dim_x + dim_y.
 
     The two share a latent normal with weight `strength` beside unit noise of their own, so their correlation is
-    strength^2 / (1 + strength^2). Raises ValueError if there are more pairs than coordinates.
+    strength^2 / (1 + strength^2).
     """
     if not 0 <= pairs <= min(dim_x, dim_y):
         raise ValueError(f"{pairs} pairs do not fit dimensions {dim_x} and {dim_y}; choose at most {min(dim_x, dim_y)}")
@@ -48,10 +80,7 @@ def sparse_covariance(dim_x: int, dim_y: int, pairs: int, strength: float) -> np
 
 
 def gaussian_pair_task(name: str, covariance: np.ndarray, dim_x: int) -> Task:
-    """Centred Gaussian (x, y) with a joint covariance (d, d), of which x is the first dim_x coordinates.
-
-    Raises ValueError if the covariance is not symmetric and positive definite, or if dim_x leaves x or y empty.
-    """
+    """Centred Gaussian (x, y) with a joint covariance (d, d), of which x is the first dim_x coordinates."""
     covariance = np.asarray(covariance, dtype=float)
     if covariance.ndim != 2 or not 1 <= dim_x < len(covariance):
         raise ValueError(
@@ -69,16 +98,8 @@ def gaussian_pair_task(name: str, covariance: np.ndarray, dim_x: int) -> Task:
     return Task(name, dim_x, len(covariance) - dim_x, float(log_det_x + log_det_y - log_det) / 2, sampler)
 
 
-def bivariate_normal_task(correlation: float) -> Task:
-    """Two standard normals with the given correlation, strictly between -1 and 1; named "1v1-normal-CORRELATION"."""
-    return gaussian_pair_task(f"1v1-normal-{correlation}", dense_covariance(1, 1, correlation), dim_x=1)
-
-
 def student_task(dim_x: int, dim_y: int, dof: float) -> Task:
-    """Multivariate Student-t with identity dispersion; named "student-identity-DIM_X-DIM_Y-DOF".
-
-    Raises ValueError unless dof is positive and finite and both dimensions are at least 1.
-    """
+    """Multivariate Student-t with identity dispersion; named "student-identity-DIM_X-DIM_Y-DOF"."""
     if not 0 < dof < np.inf or min(dim_x, dim_y) < 1:
         raise ValueError(
             f"a Student pair needs dof in (0, inf) and dimensions >= 1, got {dof=}, {dim_x=}, {dim_y=}; change those"
@@ -89,15 +110,12 @@ def student_task(dim_x: int, dim_y: int, dof: float) -> Task:
         return half * (digamma(half) - digamma(dof / 2)) + gammaln(dof / 2) - gammaln(half)
 
     information = float(entropy(dim_x) + entropy(dim_y) - entropy(dim_x + dim_y))
-    name = f"student-identity-{dim_x}-{dim_y}-{dof}"
-    return Task(name, dim_x, dim_y, information, partial(_draw_student, dim_x=dim_x, dim_y=dim_y, dof=dof))
+    sampler = partial(_draw_student, dim_x=dim_x, dim_y=dim_y, dof=dof)
+    return Task(f"student-identity-{dim_x}-{dim_y}-{dof}", dim_x, dim_y, information, sampler)
 
 
 def additive_task(epsilon: float) -> Task:
-    """x uniform on (0, 1) and y = x + noise, the noise uniform on (-epsilon, epsilon); named "1v1-additive-EPSILON".
-
-    Raises ValueError unless epsilon is positive and finite.
-    """
+    """x uniform on (0, 1) and y = x + noise, the noise uniform on (-epsilon, epsilon); named "1v1-additive-EPSILON"."""
     if not 0 < epsilon < np.inf:
         raise ValueError(f"epsilon is the half-width of the noise, got {epsilon}; pass a positive number")
     information = epsilon - np.log(2 * epsilon) if epsilon <= 0.5 else 1 / (4 * epsilon)
@@ -108,7 +126,6 @@ def transformed(task: Task, transform_x: Map, transform_y: Map, name: str) -> Ta
     """The task seen through a one-to-one map of x and another of y, with the mutual information of `task`.
 
     Each map takes (n, d) to (n, d'); d' is read off two pairs. Random numbers are those of the new name, not of `task`.
-    Raises ValueError if a map does not return a row for each row. That it is one-to-one is the caller's part.
     """
     sampler = partial(_draw_transformed, sampler=task.sampler, transform_x=transform_x, transform_y=transform_y)
     x, y = sampler(2, np.random.default_rng(0))
@@ -118,10 +135,7 @@ def transformed(task: Task, transform_x: Map, transform_y: Map, name: str) -> Ta
 
 
 def spiralled(task: Task, speed: float = 1.0) -> Task:
-    """x turned in its plane (0, 1), y in its plane (1, 2), at `speed` divided by the dimension; named "spiral-NAME".
-
-    Raises ValueError unless x has two coordinates and y three.
-    """
+    """x turned in its plane (0, 1), y in its plane (1, 2), at `speed` divided by the dimension; named "spiral-NAME"."""
     transform_x = partial(spiral, plane=(0, 1), speed=speed / task.dim_x)
     transform_y = partial(spiral, plane=(1, 2), speed=speed / task.dim_y)
     return transformed(task, transform_x, transform_y, f"spiral-{task.name}")

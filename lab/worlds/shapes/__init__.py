@@ -7,25 +7,26 @@ This module is the world as `lab.worlds.world` asks for it; pictures are (n, 3, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
+from torch import Tensor
 
-from lab.worlds.quiet import quietly
-from lab.worlds.shapes import judging
+from lab.paths import data_folder
+from lab.worlds.shapes.detection import detect
 from lab.worlds.shapes.grammar import change_one_atom
-from lab.worlds.shapes.phrases import parse
-from lab.worlds.shapes.prompt_files import read_category
-from lab.worlds.shapes.rendering import render
+from lab.worlds.shapes.phrases import parse, read_prompts
+from lab.worlds.shapes.rendering import check_pictures, render
 from lab.worlds.shapes.sampling import draw_scenes
-from lab.worlds.shapes.shipped import load_pipeline
+from lab.worlds.shapes.shipped import base_pipeline, quietly
+from lab.worlds.shapes.truth import verdict
 from lab.worlds.shapes.words import CATEGORIES, HELD_OUT
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
-    from pandas import DataFrame
-    from torch import Tensor
 
 name = "shapes"
 categories = CATEGORIES
@@ -37,18 +38,32 @@ sources = (
 )
 
 
+@cache
 def prompts(category: str, split: str = "val") -> tuple[str, ...]:
-    """The committed prompts: 240 of a category to train on, 120 to validate with."""
-    return read_category(category, split)
-
-
-def judge(images: Tensor, prompts: Sequence[str], category: str = "") -> DataFrame:
-    """`aligned`: all atoms hold; `score`: in T2I-CompBench's form; `atoms`: name to bool; `group`: whether the prompt
-    names a pair of attributes that no training prompt names.
+    """The committed prompts, in `data/prompts` as T2I-CompBench lays them out: 240 of a category to train on, 120 to
+    validate with.
     """
-    unseen = [bool(parse(text).pairs & HELD_OUT) for text in prompts]
-    judged = judging.judge(images, prompts)[["aligned", "score", "atoms"]]
-    return judged.assign(group=["a pair never seen" if each else "pairs seen in training" for each in unseen])
+    return read_prompts(data_folder() / "prompts" / f"{category}_{split}.txt")
+
+
+def judge(images: Tensor, prompts: Sequence[str], category: str = "") -> pd.DataFrame:
+    """Which atoms of a prompt hold in a picture, read off its pixels, one row a pair.
+
+    Columns: `aligned`, all atoms hold; `score`, in T2I-CompBench's form; `atoms`, name to bool; `group`, whether the
+    prompt names a pair of attributes that no training prompt names.
+    """
+    if isinstance(prompts, str):
+        raise ValueError(f"the prompts are one string, {prompts[:40]!r}; give a list of them, one a picture")
+    check_pictures(images)
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} pictures and {len(prompts)} prompts; give one prompt a picture")
+    parsed = [parse(text) for text in prompts]  # a prompt outside the grammar is refused before the long part
+    rows = []
+    for prompt, seen in zip(parsed, detect(images.clamp(0, 1)), strict=True):
+        held = verdict(prompt, seen.objects, seen.overlaps)
+        group = "a pair never seen" if prompt.pairs & HELD_OUT else "pairs seen in training"
+        rows.append((held.aligned, held.score, held.atoms, group))
+    return pd.DataFrame(rows, columns=["aligned", "score", "atoms", "group"])
 
 
 def changed(prompt: str, seed: int | str) -> str | None:
@@ -78,4 +93,10 @@ def auxiliary_score(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def pipeline(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusion3Pipeline:
     """The shipped Stable Diffusion 3. dtype: of its transformer; latents, encoders and autoencoder stay float32."""
-    return load_pipeline(device, dtype)
+    with quietly():
+        from diffusers import StableDiffusion3Pipeline
+
+        shipped = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
+        shipped.transformer.to(dtype)
+    shipped.set_progress_bar_config(disable=True)
+    return shipped

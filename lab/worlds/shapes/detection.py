@@ -29,7 +29,7 @@ from lab.worlds.shapes.matching import (
     read_paints,
     silhouettes,
 )
-from lab.worlds.shapes.rendering import SIDE
+from lab.worlds.shapes.rendering import SceneObject
 from lab.worlds.shapes.words import COLORS, TEXTURES
 
 OVERLAP = 8.0  # the least number of pixels two silhouettes share where they are said to overlap
@@ -40,38 +40,25 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class DetectedObject:
-    """One object; (x, y) is its centre in pixels; `color` or `texture` is "unclear" where it is none of the world's."""
-
-    shape: str
-    color: str
-    texture: str
-    size: str
-    x: float
-    y: float
-
-
-@dataclass(frozen=True)
 class Detection:
-    """What a picture shows: `objects` from back to front, and `overlaps` as pairs (behind, in front) of places in
-    them.
+    """What a picture shows: `objects` from back to front, of "unclear" color or texture where it is none of the
+    world's, and `overlaps` as pairs (behind, in front) of places in them.
     """
 
-    objects: tuple[DetectedObject, ...]
+    objects: tuple[SceneObject, ...]
     overlaps: tuple[tuple[int, int], ...]
 
 
 @torch.no_grad()
 def detect(pictures: Tensor) -> list[Detection]:
     """The objects in pictures (n, 3, 64, 64) in [0, 1]; computed on the processor, whatever their device."""
-    chunks = [pictures[i : i + CHUNK] for i in range(0, len(pictures), CHUNK)]
-    return [detection for chunk in chunks for detection in _detect(chunk.detach().float().cpu())]
+    return [each for chunk in pictures.split(CHUNK) for each in _detect(chunk.detach().float().cpu())]
 
 
 def _detect(pictures: Tensor) -> list[Detection]:
     paints = read_paints(pictures)
     clear, places, overlaps = _look(paints)
-    drawn = torch.zeros_like(paints.covered).index_add_(0, places.picture, _drawn(places, silhouettes().grown))
+    drawn = torch.zeros_like(paints.covered).index_add_(0, places.picture, places.drawn(silhouettes().grown))
     unclear, other_places, _ = _look(paints.without_hues(drawn > 0))
     results = []
     for picture in range(len(pictures)):
@@ -84,7 +71,7 @@ def _detect(pictures: Tensor) -> list[Detection]:
     return results
 
 
-def _look(paints: Paints) -> tuple[list[DetectedObject], Places, list[list[int]]]:
+def _look(paints: Paints) -> tuple[list[SceneObject], Places, list[list[int]]]:
     """The objects in all pictures, their places, and pairs (behind, in front) of them that overlap."""
     places = _explain(paints, find_places(paints))
     i, j, shared = _meeting(places)
@@ -95,15 +82,6 @@ def _look(paints: Paints) -> tuple[list[DetectedObject], Places, list[list[int]]
     meeting = (shared >= OVERLAP) & kept[behind] & kept[front]
     overlaps = torch.stack([number[behind], number[front]], 1)[meeting].tolist()
     return _describe(paints, places.at(kept)), places.at(kept), overlaps
-
-
-def _drawn(places: Places, what: Tensor) -> Tensor:
-    """One of the silhouettes' patches, (10, 4, 38, 38), put into a map (106, 106) of its own for every place."""
-    maps = torch.zeros(len(places.kind), SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
-    lines, columns = (start[:, None] + torch.arange(PATCH) for start in (places.top, places.left))
-    each = torch.arange(len(maps))[:, None, None]
-    maps[each, lines[:, :, None], columns[:, None]] = what[places.kind, places.phase]
-    return maps
 
 
 def _neighbors(places: Places) -> tuple[Tensor, Tensor]:
@@ -121,7 +99,7 @@ def _meeting(places: Places) -> tuple[Tensor, Tensor, Tensor]:
     i, j = i[apart], j[apart]
     corner = places.top[i], places.left[i]
     close, shared = (
-        (what[places.kind[i], places.phase[i]] * patches(_drawn(places, what), j, *corner)).sum((1, 2))
+        (what[places.kind[i], places.phase[i]] * patches(places.drawn(what), j, *corner)).sum((1, 2))
         for what in (silhouettes().grown, silhouettes().coverage)
     )
     return i[close > 0], j[close > 0], shared[close > 0]
@@ -131,7 +109,7 @@ def _errors(paints: Paints, front: Sequence[Places], behind: Sequence[Places]) -
     """Squared errors (p, A, B), less a constant, of drawing p places over p others, with A explanations over B."""
     inner = slice(MARGIN, -MARGIN)
     over, under = (
-        torch.stack([_drawn(each, silhouettes().coverage)[:, inner, inner].flatten(1) for each in side], 1)
+        torch.stack([each.drawn(silhouettes().coverage)[:, inner, inner].flatten(1) for each in side], 1)
         for side in (front, behind)
     )
     own_over, own_under = (
@@ -165,7 +143,7 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> Te
     i, j = _neighbors(places)
     same = places.hue[i] == places.hue[j]
     beside, hiding = (
-        (i[which], j[which], patches(_drawn(places, what), j[which], places.top[i[which]], places.left[i[which]]))
+        (i[which], j[which], patches(places.drawn(what), j[which], places.top[i[which]], places.left[i[which]]))
         for what, which in ((world.coverage, same), (world.grown, ~same))
     )
     in_front = torch.zeros(len(places.hue), len(places.hue), dtype=torch.bool)
@@ -173,8 +151,8 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> Te
     edge, free = world.edge[places.kind, places.phase], world.coverage[places.kind, places.phase] == 0
     hiding[2].mul_(in_front[hiding[0], hiding[1]][:, None, None] | edge[hiding[0]])
     own, known, outside = _seen(paints, places)
-    distance = patches(paints.distance, places.picture, places.top, places.left)
-    kept = (distance * own * ~free).sum((1, 2)) <= COLOR_ERROR * (own * ~free).sum((1, 2))
+    seen = own * ~free
+    kept = (places.read(paints.distance) * seen).sum((1, 2)) <= COLOR_ERROR * seen.sum((1, 2))
     while True:
         taken, hidden = (
             torch.zeros_like(own).index_add_(0, at, there * kept[other, None, None]).clamp_max_(1)
@@ -190,30 +168,24 @@ def _verify(paints: Paints, places: Places, behind: Tensor, front: Tensor) -> Te
 
 def _seen(paints: Paints, places: Places) -> tuple[Tensor, Tensor, Tensor]:
     """Patches (k, 38, 38) at every place: M and w of its hue, and what lies outside the picture."""
-    label, covered = (patches(maps, places.picture, places.top, places.left) for maps in (paints.label, paints.covered))
+    label, covered = places.read(paints.label), places.read(paints.covered)
     own = covered * (label == places.hue[:, None, None])
     return own, 1 - covered + own, (label == OUTSIDE).float()
 
 
-def _describe(paints: Paints, places: Places) -> list[DetectedObject]:
+def _describe(paints: Paints, places: Places) -> list[SceneObject]:
     """The places in words. A texture is the one whose pattern differs least, in the mean square, from what is seen."""
     world = silhouettes()
     weight = world.coverage[places.kind, places.phase] * _seen(paints, places)[0]
-    dark = patches(paints.dark, places.picture, places.top, places.left)
-    error = weight[:, None] * (dark[:, None] - world.dark[places.kind, places.phase]) ** 2
+    error = weight[:, None] * (places.read(paints.dark)[:, None] - world.dark[places.kind, places.phase]) ** 2
     error, texture = (error.sum((-2, -1)) / weight.sum((-2, -1))[:, None]).min(1)
-    rows = zip(
-        places.kind.tolist(),
-        places.hue.tolist(),
-        torch.where(error <= PATTERN_ERROR, texture, len(TEXTURES)).tolist(),
-        (places.left + places.phase % 2 / 2 - CENTRE).tolist(),
-        (places.top + places.phase // 2 / 2 - CENTRE).tolist(),
-        strict=True,
-    )
-    names = (*TEXTURES, UNCLEAR)
+    texture = torch.where(error <= PATTERN_ERROR, texture, len(TEXTURES))
+    x = places.left + places.phase % 2 / 2 - CENTRE
+    y = places.top + places.phase // 2 / 2 - CENTRE
+    columns, names = (places.kind, places.hue, texture, x, y), (*TEXTURES, UNCLEAR)
     return [
-        DetectedObject(KINDS[kind][0], COLORS[hue], names[texture], KINDS[kind][1], x, y)
-        for kind, hue, texture, x, y in rows
+        SceneObject(KINDS[kind][0], COLORS[hue], names[texture], KINDS[kind][1], x, y)
+        for kind, hue, texture, x, y in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 

@@ -12,14 +12,14 @@ other pixel first, then by half pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab.worlds.shapes.rendering import BRIGHT, DARK_TONE, GROUND, template
+from lab.worlds.shapes.rendering import BRIGHT, DARK_TONE, GROUND, SIDE, template
 from lab.worlds.shapes.words import COLORS, SHAPES, SIZES, TEXTURES
 
 KINDS = tuple((shape, size) for shape in SHAPES for size in SIZES)
@@ -38,8 +38,7 @@ _FIRST, _LAST = 6, 58  # where centres may lie
 _NO_HUE, OUTSIDE = len(COLORS), len(COLORS) + 1
 
 
-@dataclass(frozen=True)
-class Paints:
+class Paints(NamedTuple):
     """Maps (n, 106, 106), margin included: the hue (6 for none of the world's, 7 outside the picture), the share of a
     pixel that is not ground, the share of the dark tone in that, and how far the pixel's color is from all this in RGB.
     """
@@ -62,8 +61,7 @@ class Paints:
         return Paints(label, torch.where(explained & inside, 0, self.covered), self.dark, nothing)
 
 
-@dataclass(frozen=True)
-class Places:
+class Places(NamedTuple):
     """Places of objects: picture and hue (k,); kind of silhouette, phase in half pixels, top and left of the patch,
     (k,) each, or (k, 4) where a place has that many explanations, best first.
     """
@@ -77,16 +75,26 @@ class Places:
 
     def at(self, which: Tensor) -> Places:
         """Some of the places, by index or by mask."""
-        return Places(*(getattr(self, field.name)[which] for field in fields(self)))
+        return Places(*(each[which] for each in self))
 
     def explained_by(self, choice: Tensor) -> Places:
         """The same places with one of their explanations each, (k,)."""
-        one = (x.gather(1, choice[:, None])[:, 0] for x in (self.kind, self.phase, self.top, self.left))
-        return Places(self.picture, self.hue, *one)
+        return Places(self.picture, self.hue, *(each.gather(1, choice[:, None])[:, 0] for each in self[2:]))
+
+    def read(self, maps: Tensor) -> Tensor:
+        """Patches (k, 38, 38) of maps (n, 106, 106) of the pictures."""
+        return patches(maps, self.picture, self.top, self.left)
+
+    def drawn(self, silhouettes: Tensor) -> Tensor:
+        """One of patches (10, 4, 38, 38), put into a map (106, 106) of its own for every place."""
+        maps = torch.zeros(len(self.kind), SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
+        lines, columns = (start[:, None] + torch.arange(PATCH) for start in (self.top, self.left))
+        each = torch.arange(len(maps))[:, None, None]
+        maps[each, lines[:, :, None], columns[:, None]] = silhouettes[self.kind, self.phase]
+        return maps
 
 
-@dataclass(frozen=True)
-class Silhouettes:
+class Silhouettes(NamedTuple):
     """Coverages T (10, 4, 38, 38) of every kind and phase; `grown` by two pixels; `edge`, the pixels beside or on their
     outline; `dark`, the dark tone's shares (10, 4, 3, 38, 38) in the three textures.
     """
@@ -211,8 +219,8 @@ def _search(own: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     row = row[:, :_EXPLANATIONS]
     fits = agreement(kind, phase, patches(own, row, top, left), patches(known, row, top, left)) >= AGREEMENT - 0.1
     gain, order = torch.where(fits, gain, -torch.inf).sort(1, descending=True)
-    kind, phase, top, left = place = torch.stack([kind, phase, top, left]).gather(2, order.expand(4, -1, -1))
-    elsewhere = ((top - top[:, :1]).abs() > _NEAR) | ((left - left[:, :1]).abs() > _NEAR)
+    place = torch.stack([kind, phase, top, left]).gather(2, order.expand(4, -1, -1))
+    elsewhere = ((place[2:] - place[2:, :, :1]).abs() > _NEAR).any(0)
     return gain.masked_fill(elsewhere, -torch.inf), place
 
 
@@ -230,14 +238,9 @@ def find_places(paints: Paints) -> Places:
         gain, place = _search(own, known)
         place = torch.where(gain.isfinite(), place, place[:, :, :1])
         some = gain[:, 0] > 0
-        if not some.any():
-            break
         picture, hue, own, known, place = picture[some], hue[some], own[some], known[some], place[:, some]
         places.append(torch.cat([torch.stack([picture, hue])[..., None].expand(-1, -1, _EXPLANATIONS), place]))
-        kind, phase, top, left = place[:, :, 0]
-        lines, columns = (start[:, None] + torch.arange(PATCH) for start in (top, left))
-        each = torch.arange(len(own))[:, None, None]
-        own[each, lines[:, :, None], columns[:, None]] *= _grown(silhouettes().coverage[kind, phase], 1) == 0
+        own = own * (Places(picture, hue, *place[:, :, 0]).drawn(_grown(silhouettes().coverage, 1)) == 0)
         rest = (own > 0.5).sum((1, 2)) >= _LEAST_PIXELS
         picture, hue, own, known = picture[rest], hue[rest], own[rest], known[rest]
     picture, hue, *place = torch.cat(places, 1)

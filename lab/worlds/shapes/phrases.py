@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from textwrap import shorten
 
 from lab.worlds.shapes.words import COLORS, COUNTS, PLURALS, RELATIONS, RELATIONS_OF, SHAPES, SIZES, TEXTURES, WORDS
@@ -30,13 +31,9 @@ class Phrase:
     count: int = 1
 
     @property
-    def adjectives(self) -> tuple[str, ...]:
-        return tuple(word for word in (self.size, self.texture, self.color) if word)
-
-    @property
-    def pairs(self) -> frozenset[tuple[str, str]]:
-        """(attribute, shape) of every adjective."""
-        return frozenset((word, self.shape) for word in self.adjectives)
+    def named(self) -> dict[str, str]:
+        """The adjectives by their kind, in the order of the text."""
+        return {kind: word for kind in ("size", "texture", "color") if (word := getattr(self, kind))}
 
 
 @dataclass(frozen=True)
@@ -47,50 +44,54 @@ class Prompt:
     relation: str = ""
 
     @property
+    def counted(self) -> bool:
+        return any(phrase.count > 1 for phrase in self.phrases)
+
+    @property
     def category(self) -> str:
-        if max(len(phrase.adjectives) for phrase in self.phrases) > 1:
+        if max(len(phrase.named) for phrase in self.phrases) > 1 or (self.counted and self.relation):
             return "complex"
-        counted = any(phrase.count > 1 for phrase in self.phrases)
         if self.relation:
-            of = next(category for category, relations in RELATIONS_OF.items() if self.relation in relations)
-            return "complex" if counted else of
-        if counted:
+            return next(category for category, relations in RELATIONS_OF.items() if self.relation in relations)
+        if self.counted:
             return "numeracy"
-        kinds = {tuple(bool(word) for word in (p.size, p.texture, p.color)) for p in self.phrases}
-        if kinds == {(False, False, True)}:
-            return "color"
-        if kinds == {(False, True, False)}:
-            return "texture"
-        if kinds <= {(True, False, False), (False, False, False)}:
-            return "shape"
-        return "complex"
+        kinds = {next(iter(phrase.named), "size").replace("size", "shape") for phrase in self.phrases}
+        return kinds.pop() if len(kinds) == 1 else "complex"
 
     @property
     def pairs(self) -> frozenset[tuple[str, str]]:
-        return frozenset().union(*(phrase.pairs for phrase in self.phrases))
+        """(attribute, shape) of every adjective."""
+        return frozenset((word, phrase.shape) for phrase in self.phrases for word in phrase.named.values())
 
     @property
     def n_objects(self) -> int:
         return sum(phrase.count for phrase in self.phrases)
 
     def __str__(self) -> str:
-        one = "one" if any(phrase.count > 1 for phrase in self.phrases) else "a"
         said = []
         for phrase in self.phrases:
-            single = phrase.count == 1
-            count, noun = (one, phrase.shape) if single else (COUNTS[phrase.count - 1], PLURALS[phrase.shape])
-            said.append(" ".join([count, *phrase.adjectives, noun]))
+            count = COUNTS[phrase.count - 1] if self.counted else "a"
+            noun = phrase.shape if phrase.count == 1 else PLURALS[phrase.shape]
+            said.append(" ".join([count, *phrase.named.values(), noun]))
         if self.relation:
             return f"{said[0]} {RELATIONS[self.relation]} {said[1]}"
         return " and ".join(filter(None, [", ".join(said[:-1]), said[-1]]))
 
 
-def parse(text: str) -> Prompt:
-    """The structure of a prompt.
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts of a file, one a line; T2I-CompBench's own files read as well.
 
-    Raises ValueError, in one sentence, for an empty text, a word the world does not know, and a text outside the
-    grammar.
+    Windows line ends and a missing final newline are fine; blank lines and repeated prompts are left out.
     """
+    lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    texts = tuple(dict.fromkeys(line for line in lines if line))
+    if not texts:
+        raise ValueError(f"{path} holds no prompt; it should hold one a line")
+    return texts
+
+
+def parse(text: str) -> Prompt:
+    """The structure of a prompt; ValueError for a text outside the grammar."""
     words = re.findall(r"[^\s,]+|,", text)
     if not words:
         raise ValueError("the prompt is empty; say what to draw, as in 'a red circle and a blue square'")
@@ -102,10 +103,8 @@ def parse(text: str) -> Prompt:
     plain = " ".join(words)
     relation = _RELATION_PATTERN.search(plain)
     parts = [plain[: relation.start()], plain[relation.end() :]] if relation else re.split(r" , | and ", plain)
-    prompt = Prompt(
-        phrases=tuple(_parse_phrase(part, text) for part in parts),
-        relation=_RELATION_OF_WORDS[relation[1]] if relation else "",
-    )
+    phrases = tuple(_parse_phrase(part, text) for part in parts)
+    prompt = Prompt(phrases, _RELATION_OF_WORDS[relation[1]] if relation else "")
     if len(prompt.phrases) > 3 or prompt.n_objects > MAX_OBJECTS:
         raise ValueError(
             f"the prompt {shorten(text, 100)!r} asks for more than a picture holds: "

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.worlds.shapes.words import SHAPES, TEXTURES
-
 SIDE = 64
 RADIUS = {"small": 8.5, "large": 12.0}
 PATCH = 30  # the side of a template: the largest object and its smoothed edge
@@ -30,23 +28,20 @@ BRIGHT = {
     "cyan": (0.15, 0.76, 0.84),
 }
 DARK_TONE = 0.42  # of the bright color, the pattern's tone
+ROUNDING = 0.005  # of pictures beyond [0, 1]: half a step of 8 bits and a little
 _SUBPIXELS = 8
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object; (x, y) is its centre in pixels from the left and from the top."""
+    """One object; (x, y) is its centre in pixels from the left and from the top, whole numbers where it is drawn."""
 
     shape: str
     color: str
     texture: str
     size: str
-    x: int
-    y: int
-
-    @property
-    def radius(self) -> float:
-        return RADIUS[self.size]
+    x: float
+    y: float
 
 
 @dataclass(frozen=True)
@@ -57,30 +52,6 @@ class Scene:
     prompt: str
 
 
-def _inside(shape: str, r: float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if shape == "circle":
-        return x**2 + y**2 <= (0.95 * r) ** 2
-    if shape == "square":
-        return np.maximum(abs(x), abs(y)) <= 0.86 * r
-    if shape == "triangle":
-        return (y <= 0.80 * r) & (abs(x) <= 0.55 * (y + r))
-    if shape == "cross":
-        return (np.maximum(abs(x), abs(y)) <= r) & (np.minimum(abs(x), abs(y)) <= 0.38 * r)
-    if shape == "diamond":
-        return abs(x) + abs(y) <= 1.08 * r
-    raise ValueError(f"no such shape: {shape!r}; there are {', '.join(SHAPES)}")
-
-
-def _patterned(texture: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if texture == "solid":
-        return np.zeros_like(x, dtype=bool)
-    if texture == "striped":
-        return np.mod(y + 1.5, 6.0) < 3.0
-    if texture == "dotted":
-        return (np.mod(x + 3, 6.0) - 3.0) ** 2 + (np.mod(y + 3, 6.0) - 3.0) ** 2 <= 1.9**2
-    raise ValueError(f"no such texture: {texture!r}; there are {', '.join(TEXTURES)}")
-
-
 @cache
 def template(shape: str, size: str, texture: str) -> tuple[np.ndarray, np.ndarray]:
     """(coverage, pattern) of an object, (30, 30) each in [0, 1]: the share of a pixel that is the object's, and the
@@ -88,11 +59,22 @@ def template(shape: str, size: str, texture: str) -> tuple[np.ndarray, np.ndarra
     """
     points = (np.arange(PATCH * _SUBPIXELS) + 0.5) / _SUBPIXELS - PATCH / 2
     y, x = np.meshgrid(points, points, indexing="ij")
-    inside = _inside(shape, RADIUS[size], x, y).astype(np.float64)
-    dark = inside * _patterned(texture, x, y)
+    r = RADIUS[size]
+    inside = {
+        "circle": x**2 + y**2 <= (0.95 * r) ** 2,
+        "square": np.maximum(abs(x), abs(y)) <= 0.86 * r,
+        "triangle": (y <= 0.80 * r) & (abs(x) <= 0.55 * (y + r)),
+        "cross": (np.maximum(abs(x), abs(y)) <= r) & (np.minimum(abs(x), abs(y)) <= 0.38 * r),
+        "diamond": abs(x) + abs(y) <= 1.08 * r,
+    }[shape]
+    patterned = {
+        "solid": np.zeros_like(inside),
+        "striped": np.mod(y + 1.5, 6.0) < 3.0,
+        "dotted": (np.mod(x + 3, 6.0) - 3.0) ** 2 + (np.mod(y + 3, 6.0) - 3.0) ** 2 <= 1.9**2,
+    }[texture]
     blocks = (PATCH, _SUBPIXELS, PATCH, _SUBPIXELS)
-    coverage = inside.reshape(blocks).mean((1, 3))
-    return coverage, np.divide(dark.reshape(blocks).mean((1, 3)), coverage, out=coverage * 0, where=coverage > 0)
+    coverage, dark = (part.reshape(blocks).mean((1, 3)) for part in (inside, inside & patterned))
+    return coverage, np.divide(dark, coverage, out=coverage * 0, where=coverage > 0)
 
 
 @cache
@@ -103,24 +85,18 @@ def _painted(shape: str, size: str, texture: str, color: str) -> tuple[np.ndarra
     return coverage[None].astype(np.float32), painted.astype(np.float32)
 
 
-def paint(picture: np.ndarray, thing: SceneObject) -> None:
-    """Paint one object over a picture of shape (3, 64, 64); what lies outside it is cut off."""
-    coverage, painted = _painted(thing.shape, thing.size, thing.texture, thing.color)
-    top, left = thing.y - PATCH // 2, thing.x - PATCH // 2
-    rows = slice(max(top, 0), min(top + PATCH, SIDE))
-    columns = slice(max(left, 0), min(left + PATCH, SIDE))
-    part = (slice(None), slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left))
-    picture[:, rows, columns] *= 1 - coverage[part]
-    picture[:, rows, columns] += painted[part]
-
-
 def render(scenes: Sequence[Scene]) -> Tensor:
-    """The scenes' pictures: (n, 3, 64, 64), float32 in [0, 1]."""
+    """The scenes' pictures: (n, 3, 64, 64), float32 in [0, 1]; what lies outside is cut off."""
     pictures = np.empty((len(scenes), 3, SIDE, SIDE), dtype=np.float32)
-    pictures[:] = np.asarray(GROUND, dtype=np.float32)[:, None, None]
+    canvas = np.empty((3, SIDE + PATCH, SIDE + PATCH), dtype=np.float32)
     for picture, scene in zip(pictures, scenes, strict=True):
+        canvas[:] = np.asarray(GROUND)[:, None, None]
         for thing in scene.objects:
-            paint(picture, thing)
+            coverage, painted = _painted(thing.shape, thing.size, thing.texture, thing.color)
+            place = canvas[:, thing.y : thing.y + PATCH, thing.x : thing.x + PATCH]
+            place *= 1 - coverage
+            place += painted
+        picture[:] = canvas[:, PATCH // 2 : -PATCH // 2, PATCH // 2 : -PATCH // 2]
     return torch.from_numpy(pictures)
 
 
@@ -130,9 +106,17 @@ def hidden_share(front: tuple[str, str], behind: tuple[str, str], dx: int, dy: i
     that of the one behind.
     """
     over, under = (template(*thing, "solid")[0] for thing in (front, behind))
-    canvas = np.zeros((2 * SIDE, 2 * SIDE))
-    corner = SIDE - PATCH // 2
-    canvas[corner + dy : corner + dy + PATCH, corner + dx : corner + dx + PATCH] = over
-    return float((canvas[corner : corner + PATCH, corner : corner + PATCH] * under).sum() / under.sum())
+    moved = np.pad(over, SIDE)[SIDE - dy : SIDE - dy + PATCH, SIDE - dx : SIDE - dx + PATCH]
+    return float((moved * under).sum() / under.sum())
 
 
+def check_pictures(images: Tensor) -> None:
+    """Raises ValueError for what is no tensor of pictures, floats (n, 3, 64, 64) in [0, 1]."""
+    wanted = f"give floats (n, 3, {SIDE}, {SIDE}) in [0, 1]"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"the pictures are a {type(images).__name__}; {wanted}")
+    if images.ndim != 4 or images.shape[1:] != (3, SIDE, SIDE) or not images.is_floating_point():
+        raise ValueError(f"the pictures are a tensor of shape {tuple(images.shape)} and {images.dtype}; {wanted}")
+    low, high = (float(bound) for bound in images.aminmax()) if len(images) else (0.0, 1.0)
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise ValueError(f"the pictures reach from {low:.3g} to {high:.3g}, or hold what is no number; {wanted}")

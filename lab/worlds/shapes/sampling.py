@@ -6,7 +6,10 @@ Objects that overlap are solid and large unless the prompt says otherwise, and l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from random import Random
+
+import numpy as np
 
 from lab.worlds.shapes.phrases import Phrase, Prompt, parse
 from lab.worlds.shapes.rendering import RADIUS, SIDE, Scene, SceneObject, hidden_share
@@ -27,21 +30,18 @@ def draw_scene(prompt: Prompt, random: Random) -> Scene:
     Free attributes never make one of the pairs kept for validation. Raises ValueError for a prompt that no scene
     of this world can show.
     """
+    overlap = prompt.relation in RELATIONS_OF["3d_spatial"]
     for _ in range(ATTEMPTS):
-        attributes = [
-            (phrase.shape, *_fill(phrase, prompt, random)) for phrase in prompt.phrases for _ in range(phrase.count)
-        ]
-        places = _draw_places(prompt.relation, attributes, random)
+        attributes = [_fill(phrase, prompt, random) for phrase in prompt.phrases for _ in range(phrase.count)]
+        places = (_overlapping if overlap else _apart)(prompt.relation, attributes, random)
         if places is None:
             continue
         things = [SceneObject(*each, *place) for each, place in zip(attributes, places, strict=True)]
-        if prompt.relation in RELATIONS_OF["3d_spatial"]:
-            overlaps = [(0, 1)]
-            things = things[::-1] if prompt.relation == "front" else things
-        else:
-            overlaps = []
+        if prompt.relation == "front":
+            things.reverse()
+        elif not overlap:
             random.shuffle(things)
-        if verdict(prompt, things, overlaps).aligned:
+        if verdict(prompt, things, [(0, 1)] if overlap else []).aligned:
             return Scene(tuple(things), str(prompt))
     raise ValueError(f"no scene of this world can show {str(prompt)!r}; its demands contradict each other")
 
@@ -52,7 +52,8 @@ def draw_scenes(prompts: Sequence[str], n: int, seed: str) -> list[Scene]:
     return [draw_scene(parse(text), random) for text in prompts for _ in range(n)]
 
 
-def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str]:
+def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str, str]:
+    """Shape, color, texture and size."""
     colors = [color for color in COLORS if (color, phrase.shape) not in HELD_OUT]
     textures = [texture for texture in TEXTURES if (texture, phrase.shape) not in HELD_OUT]
     overlap = prompt.relation in RELATIONS_OF["3d_spatial"]
@@ -60,52 +61,41 @@ def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str
     small = 0.0 if overlap else 0.5 if prompt.n_objects < 3 else 0.75
     weights = [solid if texture == "solid" else (1 - solid) / 2 for texture in textures]
     return (
+        phrase.shape,
         phrase.color or random.choice(colors),
         phrase.texture or random.choices(textures, weights)[0],
         phrase.size or random.choices(SIZES, (small, 1 - small))[0],
     )
 
 
-def _draw_places(relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
-    """Centres, or None where this draw does not fit."""
-    if relation in RELATIONS_OF["3d_spatial"]:
-        return _draw_overlapping(relation, attributes, random)
-    sizes = [size for *_, size in attributes]
-    places: list[tuple[int, int]] = []
-    for i, size in enumerate(sizes):
-        lattice = _lattice(size)
-        free = [
-            (x, y)
-            for x in lattice
-            for y in lattice
-            if all(
-                max(abs(x - x_0), abs(y - y_0)) >= RADIUS[size] + RADIUS[sizes[j]] + GAP
-                for j, (x_0, y_0) in enumerate(places)
-            )
-            and not (i == 1 and relation in RELATIONS_OF["spatial"] and not _clear(places[0], (x, y)))
-        ]
-        if not free:
+def _apart(relation: str, attributes: list, random: Random) -> list[list[int]] | None:
+    """Centres of objects that do not overlap, or None where this draw does not fit."""
+    places: list[list[int]] = []
+    radii = [RADIUS[size] for *_, size in attributes]
+    for i, (*_, size) in enumerate(attributes):
+        free = np.array(list(product(_lattice(size), repeat=2)))
+        for place, radius in zip(places, radii, strict=False):
+            free = free[abs(free - place).max(1) >= radii[i] + radius + GAP]
+        if i == 1 and relation in RELATIONS_OF["spatial"]:  # it is clear on which axis the centres are farther apart
+            x, y = abs(free - places[0]).T
+            free = free[abs(x - y) >= 2 * STEP]
+        if not len(free):
             return None
-        places.append(random.choice(free))
+        places.append(random.choice(free.tolist()))
     return places
 
 
-def _clear(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    """Whether one axis is clearly the one on which two centres are farther apart."""
-    return abs(abs(a[0] - b[0]) - abs(a[1] - b[1])) >= 2 * STEP
-
-
-def _draw_overlapping(relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
-    sizes = [size for *_, size in attributes]
-    step = OVERLAP_STEP if sizes == ["large", "large"] else STEP
-    places = [(random.choice(_lattice(size, step)), random.choice(_lattice(size, step))) for size in sizes]
+def _overlapping(relation: str, attributes: list, random: Random) -> list[tuple[int, int]] | None:
+    """Centres of two objects of which one hides a little of the other, or None where this draw does not."""
+    kinds = [(shape, size) for shape, _, _, size in attributes]
+    step = OVERLAP_STEP if {size for _, size in kinds} == {"large"} else STEP
+    places = [(random.choice(_lattice(size, step)), random.choice(_lattice(size, step))) for _, size in kinds]
+    if attributes[0][1] == attributes[1][1]:
+        return None
     front, behind = (0, 1) if relation == "front" else (1, 0)
     dx, dy = (places[front][axis] - places[behind][axis] for axis in (0, 1))
-    if attributes[0][1] == attributes[1][1] or max(abs(dx), abs(dy)) > RADIUS[sizes[0]] + RADIUS[sizes[1]]:
-        return None
-    kinds = [(shape, size) for shape, _, _, size in attributes]
-    share = hidden_share(kinds[front], kinds[behind], dx, dy)
-    return places if HIDDEN[0] <= share <= HIDDEN[1] else None
+    least, most = HIDDEN
+    return places if least <= hidden_share(kinds[front], kinds[behind], dx, dy) <= most else None
 
 
 def _lattice(size: str, step: int = STEP) -> range:

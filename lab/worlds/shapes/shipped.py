@@ -1,58 +1,37 @@
-"""The shipped models' folders, with the checksum of every file checked before they are used."""
+"""The shipped models' folders, with the checksum of every file checked before they are used; models load in silence."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
 
 from lab.paths import data_folder
-from lab.worlds.quiet import quietly
-
-if TYPE_CHECKING:
-    from diffusers import StableDiffusion3Pipeline
 
 CHECKSUMS = "checksums.json"
 
 
 def base_pipeline() -> Path:
-    """The folder of the shipped pipeline, with every file checked against its stored checksum.
-
-    `StableDiffusion3Pipeline.from_pretrained(base_pipeline())` loads it. Raises FileNotFoundError or ValueError,
-    in one sentence, for a file that is missing or is not what was shipped.
-    """
+    """The folder of the shipped pipeline, checked; `StableDiffusion3Pipeline.from_pretrained` loads it."""
     return check_folder(data_folder() / "base_model")
-
-
-def base_clip() -> Path:
-    """The folder of the shipped CLIP, checked likewise; `transformers.CLIPModel.from_pretrained` loads it."""
-    return check_folder(data_folder() / "base_clip")
-
-
-def load_pipeline(device: torch.device | str, dtype: torch.dtype) -> StableDiffusion3Pipeline:
-    """The shipped pipeline. dtype: of its transformer; latents, encoders and autoencoder stay float32."""
-    with quietly():
-        from diffusers import StableDiffusion3Pipeline
-
-        pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline()).to(device)
-        pipeline.transformer.to(dtype)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def write_checksums(folder: Path) -> None:
     """Write the sha256 of every file of a model's folder, the model card aside."""
-    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in _files(folder)}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (CHECKSUMS, "README.md")]
+    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
 
 @cache
 def check_folder(folder: Path) -> Path:
-    """`folder`, when every file named in its checksums is there and is what it was."""
+    """`folder`, when every file named in its checksums is there and is what it was.
+
+    Raises FileNotFoundError or ValueError, in one sentence, for a file that is missing or is not what was shipped.
+    """
     if not (folder / CHECKSUMS).is_file():
         raise FileNotFoundError(
             f"{folder} holds no {CHECKSUMS}; fetch the folder again, or make it with 'python -m lab train-base'"
@@ -65,12 +44,26 @@ def check_folder(folder: Path) -> Path:
     return folder
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.is_file() and path.name not in (CHECKSUMS, "README.md")
-    )
-
-
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Errors alone are shown, of imports too; afterwards diffusers and transformers speak as before."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries = (of_diffusers, of_transformers)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, bar) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if bar:
+                library.enable_progress_bar()
