@@ -60,8 +60,10 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 def train_base_command(arguments: argparse.Namespace) -> int:
     """Train the base model of the small world, or its CLIP, from the last checkpoint where there is one."""
+    from lab.making.clip import train_clip
+    from lab.making.pipeline import train_base
     from lab.making.recipe import RECIPES
-    from lab.making.stages import Workshop, train_base, train_scorer
+    from lab.making.workshop import Workshop
 
     if arguments.profile not in RECIPES:
         raise Refusal(f"there is no recipe {arguments.profile!r}; there are {', '.join(RECIPES)}")
@@ -73,7 +75,7 @@ def train_base_command(arguments: argparse.Namespace) -> int:
         raise Refusal(f"{start} is no folder of a finished training: it has no training.json")
     shop = Workshop(recipe, work, arguments.device, arguments.checkpoint_seconds)
     if arguments.clip:
-        train_scorer(shop, output)
+        train_clip(shop, output)
     else:
         train_base(shop, output, start)
     print(f"the model is in {output}")
