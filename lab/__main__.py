@@ -43,7 +43,6 @@ def run_command(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         names=arguments.notebooks,
         overrides=[tuple(pair) for pair in arguments.parameters],
-        output=str(output),
     )
     check_writable(cache_folder(), "set RFMI_CACHE to a folder that can be")
     check_writable(output, "choose another one with --output")
