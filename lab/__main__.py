@@ -43,7 +43,6 @@ def run_command(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         names=arguments.notebooks,
         overrides=[tuple(pair) for pair in arguments.parameters],
-        output=str(output),
     )
     check_writable(cache_folder(), "set RFMI_CACHE to a folder that can be")
     check_writable(output, "choose another one with --output")
@@ -60,8 +59,10 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 def train_base_command(arguments: argparse.Namespace) -> int:
     """Train the base model of the small world, or its CLIP, from the last checkpoint where there is one."""
+    from lab.making.clip import train_clip
+    from lab.making.pipeline import train_base
     from lab.making.recipe import RECIPES
-    from lab.making.stages import Workshop, train_base, train_scorer
+    from lab.making.workshop import Workshop
 
     if arguments.profile not in RECIPES:
         raise Refusal(f"there is no recipe {arguments.profile!r}; there are {', '.join(RECIPES)}")
@@ -73,7 +74,7 @@ def train_base_command(arguments: argparse.Namespace) -> int:
         raise Refusal(f"{start} is no folder of a finished training: it has no training.json")
     shop = Workshop(recipe, work, arguments.device, arguments.checkpoint_seconds)
     if arguments.clip:
-        train_scorer(shop, output)
+        train_clip(shop, output)
     else:
         train_base(shop, output, start)
     print(f"the model is in {output}")

@@ -15,46 +15,44 @@ from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from lab.making.autoencoder import make_autoencoder
-from lab.making.pipeline import save_pipeline
-from lab.making.schedule import Schedule, read_losses, train_network
-from lab.making.text_encoders import encode, make_text_encoder, tokenize
+from lab.making.flow import draw_noise_levels, encoded, make_transformer, velocity_error
+from lab.making.pipeline import assembled
+from lab.making.recipe import SMOKE, Schedule
+from lab.making.text_encoders import make_text_encoder
 from lab.making.tokenizers import make_tokenizer
-from lab.making.transformer import WeightedPadding, draw_noise_levels, make_transformer, padded, velocity_error
+from lab.making.workshop import Workshop
 from lab.worlds.shapes.shipped import check_folder, write_checksums
 from rfmi.training import CHECKPOINT, StepRandomness
+
+
+def read_losses(folder):
+    return load_file(folder / CHECKPOINT)["losses"].tolist()
 
 
 def small_parts():
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     encoders = [make_text_encoder(tokenizer, layers=2, activation=name).eval() for name in ("quick_gelu", "gelu")]
-    transformer = make_transformer(6, 8, layers=2, heads=2)
+    transformer = make_transformer(layers=2, heads=2)
     for parameter in transformer.parameters():  # the modulations start at zero, where nothing would be compared
         torch.nn.init.normal_(parameter, std=0.1)
-    return tokenizer, encoders, transformer.eval()
+    return encoders, transformer.eval()
 
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    tokenizer, encoders, transformer = small_parts()
+    encoders, transformer = small_parts()
     folder = tmp_path_factory.mktemp("pipeline")
     autoencoder = make_autoencoder((8, 8, 8, 8))
     autoencoder.register_to_config(shift_factor=0.1, scaling_factor=1.5)
-    save_pipeline(
-        folder,
-        autoencoder=autoencoder,
-        transformer=transformer,
-        text_encoders=encoders,
-        tokenizer=tokenizer,
-        shift=3.0,
-    )
+    assembled(autoencoder, encoders, transformer).save_pretrained(folder)
     return StableDiffusion3Pipeline.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("padding", [1, 7, 256])
 @torch.no_grad()
 def test_one_weighted_row_is_as_good_as_many_rows_of_zeros(padding):
-    _, _, transformer = small_parts()
+    _, transformer = small_parts()
     generator = torch.Generator().manual_seed(0)
     x, noise = (torch.randn(3, 6, 8, 8, generator=generator) for _ in range(2))
     embeddings, pooled = torch.randn(3, 16, 256, generator=generator), torch.randn(3, 128, generator=generator)
@@ -66,8 +64,8 @@ def test_one_weighted_row_is_as_good_as_many_rows_of_zeros(padding):
         pooled_projections=pooled,
         timestep=1000 * sigma,
     ).sample
-    transformer.set_attn_processor(WeightedPadding())
-    found = velocity_error(transformer, x, noise, sigma, embeddings, pooled, torch.full((3,), padding))
+    one_row = torch.cat([embeddings, torch.zeros(3, 1, 256)], dim=1)
+    found = velocity_error(transformer, x, noise, sigma, one_row, pooled, torch.full((3,), padding))
     torch.testing.assert_close(found, (by_diffusers - (noise - x)).square().mean((1, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
@@ -77,10 +75,11 @@ def test_prompts_are_encoded_as_the_pipeline_encodes_them(pipeline):
     expected, _, expected_pooled, _ = pipeline.encode_prompt(
         texts, None, None, do_classifier_free_guidance=False, max_sequence_length=1
     )
-    encoders = [pipeline.text_encoder, pipeline.text_encoder_2]
-    embeddings, pooled = encode(encoders, tokenize(pipeline.tokenizer, texts))
-    torch.testing.assert_close(padded(embeddings, 16, torch.ones(3))[0], expected)
-    torch.testing.assert_close(pooled, expected_pooled)
+    embeddings, pooled = encoded(pipeline, texts)
+    torch.testing.assert_close(embeddings[:3], expected.half())
+    torch.testing.assert_close(pooled[:3], expected_pooled.half())
+    assert embeddings.shape == (4, 17, 256) and not embeddings[:, -1].any()  # T5's row
+    torch.testing.assert_close(embeddings[3], embeddings[1])  # of the empty prompt, which comes last
 
 
 def test_the_default_call_and_the_short_one_work(pipeline):
@@ -97,31 +96,40 @@ def test_noise_levels_are_stratified_and_logit_normal():
     assert torch.equal(levels, draw_noise_levels(10_000, torch.Generator().manual_seed(0)))
 
 
+class Stopped(Exception):
+    """In place of a signal that ends the process."""
+
+
 def miniature(folder, steps, stop_at=None, **changes):
-    """A line fitted by gradient descent; returns its parameters after `steps`, or after being left at `stop_at`."""
+    """A line fitted by gradient descent; returns its parameters, or None where it is left at the step `stop_at`."""
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 1)
     schedule = Schedule(**{"steps": steps, "batch": 8, "learning_rate": 0.05, "warmup": 3} | changes)
     optimizer = torch.optim.AdamW(module.parameters(), lr=schedule.learning_rate)
 
-    def loss_of(randomness):
-        x = torch.randn(8, 3, generator=randomness.generator)
+    def loss_of(randomness, batch):
+        checkpoint = folder / "line" / CHECKPOINT
+        if stop_at is not None and checkpoint.exists() and len(read_losses(checkpoint.parent)) == stop_at:
+            raise Stopped
+        x = torch.randn(batch, 3, generator=randomness.generator)
         return (module(x) - x.sum(1, keepdim=True)).square().mean()
 
-    for done, _ in train_network(module, loss_of, [optimizer], schedule, folder, checkpoint_seconds=0.0):
-        if done == stop_at:
-            return None
+    try:
+        Workshop(SMOKE, folder, checkpoint_seconds=0.0).train("line", module, schedule, loss_of, [optimizer])
+    except Stopped:
+        return None
     return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
 def test_a_resumed_training_ends_with_the_same_weights(tmp_path):
     undisturbed = miniature(tmp_path / "a", 40)
     for stop_at in (1, 17, 39):
-        miniature(tmp_path / "b", 40, stop_at=stop_at)
+        assert miniature(tmp_path / "b", 40, stop_at=stop_at) is None
     assert torch.equal(miniature(tmp_path / "b", 40), undisturbed)
-    assert read_losses(tmp_path / "a") == read_losses(tmp_path / "b")
+    losses = read_losses(tmp_path / "a" / "line")
+    assert losses == read_losses(tmp_path / "b" / "line")
     assert torch.equal(miniature(tmp_path / "b", 40), undisturbed)  # a finished one is only read
-    assert read_losses(tmp_path / "a")[-1] < 0.2 * read_losses(tmp_path / "a")[0]
+    assert losses[-1] < 0.2 * losses[0]
 
 
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
@@ -134,24 +142,17 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     miniature(tmp_path, 4)
     other, schedule = torch.nn.Linear(5, 1), Schedule(steps=4, batch=8, learning_rate=0.05, warmup=3)
     with pytest.raises(ValueError, match="another network"):
-        next(train_network(other, lambda _: None, [], schedule, tmp_path))
+        Workshop(SMOKE, tmp_path).train("line", other, schedule, lambda *_: None, [])
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_checkpoint(tmp_path):
     module = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     losses = iter([1.0, float("nan")])
-    steps = train_network(
-        module,
-        lambda _: module.weight.sum() * 0 + next(losses),
-        [optimizer],
-        Schedule(steps=5, batch=1, learning_rate=0.1),
-        tmp_path,
-        checkpoint_seconds=-1.0,
-    )
+    shop, schedule = Workshop(SMOKE, tmp_path, checkpoint_seconds=-1.0), Schedule(steps=5, batch=1, learning_rate=0.1)
     with pytest.raises(FloatingPointError, match="no number at step 1"):
-        list(steps)
-    assert read_losses(tmp_path) == [1.0]
+        shop.train("nothing", module, schedule, lambda *_: module.weight.sum() * 0 + next(losses), [optimizer])
+    assert read_losses(tmp_path / "nothing") == [1.0]
 
 
 def test_the_batch_of_a_step_depends_on_seed_and_step_alone():

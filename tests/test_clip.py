@@ -2,7 +2,8 @@
 transformers alone.
 """
 
-from functools import partial
+import json
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -14,11 +15,13 @@ from torch.nn import functional
 from transformers import AutoProcessor, CLIPModel
 
 from lab.making import clip as module
+from lab.making import text_encoders
 from lab.making.autoencoder import training_scenes
-from lab.making.clip import blurred_and_noised, changed_prompt, clip_loss, make_clip, make_clip_optimizers, save_clip
+from lab.making.clip import blurred_and_noised, changed_prompt, clip_loss, make_clip, save_clip, train_clip
 from lab.making.prompt_files import validation_prompts
-from lab.making.schedule import Schedule, read_losses, train_network
+from lab.making.recipe import SMOKE, Schedule
 from lab.making.tokenizers import make_tokenizer
+from lab.making.workshop import Workshop
 from lab.worlds.shapes.clip import clip_score, image_features, load_clip
 from lab.worlds.shapes.phrases import parse
 from lab.worlds.shapes.rendering import render
@@ -36,8 +39,10 @@ def clip():
 
 @pytest.fixture
 def small(monkeypatch):
-    for name, value in {"WIDTH": 16, "HEADS": 2, "PROJECTION": 8, "IMAGE_LAYERS": 1, "TEXT_LAYERS": 1}.items():
-        monkeypatch.setattr(module, name, value)
+    for name, value in {"WIDTH": 16, "HEADS": 2}.items():
+        monkeypatch.setattr(text_encoders, name, value)
+    for name in ("IMAGE_LAYERS", "TEXT_LAYERS"):
+        monkeypatch.setattr(module, name, 1)
 
 
 def scenes_of(n, step=0):
@@ -141,21 +146,28 @@ def test_scores_do_not_depend_on_the_batch(clip, monkeypatch):
     assert image_features(clip, pictures).numpy() == pytest.approx(features.numpy(), abs=1e-4)
 
 
-def test_training_goes_on_where_it_stopped(small, tmp_path):
+def test_training_goes_on_where_it_stopped(small, tmp_path, monkeypatch):
     schedule = Schedule(steps=4, batch=4, learning_rate=1e-3, warmup=2)
 
     def trained(folder, stop=None):
-        clip = make_clip(TOKENIZER, schedule.seed)
-        loss_of = partial(clip_loss, clip, TOKENIZER, batch=schedule.batch)
-        optimizers = make_clip_optimizers(clip, schedule.learning_rate)
-        for done, _ in train_network(clip, loss_of, optimizers, schedule, tmp_path / folder, checkpoint_seconds=0.0):
-            if done == stop:
-                return None
-        return clip.state_dict()
+        def loss_of(*arguments):
+            steps.append(len(steps))
+            if len(steps) == stop:
+                raise KeyboardInterrupt
+            return clip_loss(*arguments)
 
-    whole, _, parts = trained("whole"), trained("parts", stop=2), trained("parts")
+        steps, shop = [], Workshop(replace(SMOKE, clip=schedule), tmp_path / folder, checkpoint_seconds=0.0)
+        monkeypatch.setattr(module, "clip_loss", loss_of)
+        train_clip(shop, tmp_path / folder / "output")
+        log = json.loads((tmp_path / folder / "output" / "training.json").read_text())
+        return load_clip(tmp_path / folder / "output")[0].state_dict(), log["losses"], len(steps)
+
+    whole, losses, _ = trained("whole")
+    with pytest.raises(KeyboardInterrupt):
+        trained("parts", stop=3)
+    parts, losses_of_parts, steps = trained("parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert read_losses(tmp_path / "whole") == read_losses(tmp_path / "parts")
+    assert losses == losses_of_parts and steps == 2
     untrained = make_clip(TOKENIZER, schedule.seed).state_dict()
     assert not any(torch.equal(whole[name], untrained[name]) for name in whole if name.endswith("projection.weight"))
 

@@ -117,11 +117,11 @@ def test_what_is_shared_goes_to_every_notebook_that_has_it_and_its_own_values_co
     write_notebook(name="01_small", profiles={"cpu": profile})
     folder = write_notebook(name="02_second", profiles={"cpu": profile}).parent
     write_notebook("parameters\nonly = False\noutput = ''", name="03_other", profiles={"cpu": profile})
-    jobs = plan(folder, profile="cpu", overrides=[("scale", "2")], output="here")
+    jobs = plan(folder, profile="cpu", overrides=[("scale", "2")])
     assert [job.parameters for job in jobs] == [
-        {"n_samples": 5, "scale": 2, "output": "here"},
-        {"n_samples": 6, "scale": 2, "output": "here"},
-        {"only": True, "output": "here"},
+        {"n_samples": 5, "scale": 2},
+        {"n_samples": 6, "scale": 2},
+        {"only": True},
     ]
 
 
@@ -165,9 +165,9 @@ def test_a_notebook_without_the_parameter_output_is_refused(write_notebook):
 
 
 def test_the_profile_and_the_command_line_give_the_parameters(study):
-    first, second = plan(study, profile="cpu", overrides=[("scale", "1e-1"), ("names", "[b, c]")], output="reports")
-    assert first.parameters == {"n_samples": 5, "scale": 0.1, "names": ["b", "c"], "output": "reports"}
-    assert second.parameters == {"scale": 0.1, "names": ["b", "c"], "output": "reports"}
+    first, second = plan(study, profile="cpu", overrides=[("scale", "1e-1"), ("names", "[b, c]")])
+    assert first.parameters == {"n_samples": 5, "scale": 0.1, "names": ["b", "c"]}
+    assert second.parameters == {"scale": 0.1, "names": ["b", "c"]}
 
 
 @pytest.mark.parametrize("name", ["02_second", "02_second.ipynb", "notebooks/02_second.ipynb", "02", "2"])
@@ -230,7 +230,7 @@ def test_a_report_that_came_with_the_checkout_is_made_again(study, tmp_path, mon
 
 def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypatch):
     output = tmp_path / "reports"
-    (job,) = plan(study, profile="smoke", names=["01"], output=str(output))
+    (job,) = plan(study, profile="smoke", names=["01"])
     (output / "records").mkdir(parents=True)
     page, source = output / "01_small.html", job.notebook.read_text()
     page.write_text("page")
@@ -241,7 +241,7 @@ def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypat
     assert runner.is_finished(job, output, keep=True)
     assert not runner.is_finished(job, output, keep=False)  # no executed notebook in the report folder
 
-    (changed,) = plan(study, profile="smoke", names=["01"], overrides=[("scale", "2")], output=str(output))
+    (changed,) = plan(study, profile="smoke", names=["01"], overrides=[("scale", "2")])
     assert not runner.is_finished(changed, output, keep=True)
     with monkeypatch.context() as patch:
         patch.setattr(runner, "code_version", lambda *modules: "other code")
@@ -289,8 +289,8 @@ def test_parameters_of_ones_own_are_not_kept(study, tmp_path, capsys):
     assert "leave out -p" in capsys.readouterr().err
 
 
-def test_the_cell_of_a_runs_parameters_does_not_change_the_fingerprint(study, tmp_path):
-    (job,) = plan(study, profile="smoke", names=["01"], output=str(tmp_path))
+def test_the_cell_of_a_runs_parameters_does_not_change_the_fingerprint(study):
+    (job,) = plan(study, profile="smoke", names=["01"])
     first = runner.fingerprint(job)
     notebook = nbformat.read(job.notebook, as_version=4)
     cell = nbformat.v4.new_code_cell("n_samples = 9", metadata={"tags": [pages.INJECTED]})
@@ -337,7 +337,7 @@ def test_a_cell_that_takes_too_long_is_named(write_notebook, tmp_path):
     with pytest.raises(
         runner.NotebookFailure, match="01_small failed at cell 'import time', which took longer than 1 s"
     ):
-        runner.execute(Job(path, "smoke", {}), tmp_path / "out.ipynb", seconds_a_cell=1)
+        runner.execute(Job(path, "smoke", {}), tmp_path, tmp_path / "failed.ipynb", seconds_a_cell=1)
 
 
 @pytest.mark.slow

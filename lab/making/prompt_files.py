@@ -1,7 +1,5 @@
 """The committed prompts drawn, and the prompts that training may show: no held-out pair, no validation prompt."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from random import Random

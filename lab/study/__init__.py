@@ -1,11 +1,4 @@
-"""What the notebooks share: `from lab import study`.
-
-    run, together                      units of work: computed once, in several processes
-    pipeline, spread, work_folder      models, prompts and the folders of what resumes by itself
-    points, lines, picture_grid        three general figures; panels, colours, markers for others
-    show, save_results                 what goes into the report
-    code_version                       the hash of modules' code
-"""
+"""What the notebooks share: `from lab import study`."""
 
 import os
 from importlib import import_module
@@ -13,11 +6,11 @@ from importlib import import_module
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # of a notebook's kernel: read when transformers is imported
 
 _HOMES = {  # imported when they are asked for: torch, diffusers and seaborn take seconds
-    "code": ("code_version",),
-    "units": ("run", "together"),
-    "models": ("pipeline", "spread", "work_folder"),
+    "code": ("code_version",),  # the hash of modules' code
+    "units": ("run", "together"),  # units of work: computed once, in several processes
+    "models": ("pipeline", "spread", "work_folder"),  # models, prompts and the folders of what resumes by itself
     "figures": ("colours", "lines", "markers", "panels", "picture_grid", "points"),
-    "report": ("save_results", "show"),
+    "report": ("save_results", "show"),  # what goes into the report
 }
 
 __all__ = sorted(name for names in _HOMES.values() for name in names)

@@ -1,14 +1,7 @@
-"""What a result is computed by, as a hash.
-
-    function          the source of a function of the notebook, of those it names there, and the plain values it names;
-                      of a function of a module, the module
-    named things      the modules in which the functions and classes of `rfmi` and `lab` that it names are defined
-    uses              the modules that the caller adds, with all that is in a package
-
-Comments, docstrings and layout do not count.
+"""What a result is computed by, as a hash: the source of a function of the notebook and of those it names there; the
+plain values it names; the modules of the functions and classes of `rfmi` and `lab` that it names; the modules that the
+caller adds, with all that is in a package. Comments, docstrings and layout do not count.
 """
-
-from __future__ import annotations
 
 import ast
 import dis
@@ -31,10 +24,8 @@ OWN_PACKAGES = ("rfmi", "lab")
 
 
 def code_version(*modules: Any) -> str:
-    """The hash of what is computed by.
-
-    modules: modules or their names, of a package every module in it; worlds, by their `sources`; other files, by their
-        paths in the checkout, as "data/base_model/checksums.json"
+    """The hash of modules or their names, of a package every module in it; of worlds, by their `sources`; of other
+    files, by their paths in the checkout, as "data/base_model/checksums.json".
     """
     sources = {}
     for module in modules:
@@ -61,9 +52,8 @@ def bare(source: str) -> str:
 
 
 class Meaning:
-    """What a function's result is computed by: texts by name, and modules.
+    """What a function's result is computed by: texts by name, and modules, `uses` among them.
 
-    uses: further modules, as `code_version` takes them
     strict: whether a value that no text can stand for is refused
     """
 

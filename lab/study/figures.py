@@ -1,14 +1,14 @@
 """One look for every figure, and the three general ones: points with intervals, lines with bands, a grid of pictures.
 
 seaborn's theme, the palette "colorblind", three sizes, one colour and one marker a name. Sizes are in inches, for a
-page of about 10 inches; figures are saved at RESOLUTION dots an inch. A table has one row a point, `value`, and its
-interval `low` to `high` where it has one.
+page of about 10 inches; figures are saved at RESOLUTION dots an inch.
+
+A table has one row a point; `x`, `y` and `by` name the columns or index levels of places, values and series, `low` and
+`high` are the ends of intervals. What is drawn goes into the panel `axes`, or into a figure of its own.
 """
 
-from __future__ import annotations
-
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,9 +37,8 @@ def panels(
     return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
 
 
-def colours(names: Iterable[str]) -> dict[str, tuple[float, float, float]]:
+def colours(names: Collection[str]) -> dict[str, tuple[float, float, float]]:
     """One colour a name, the same for the same list in every figure."""
-    names = list(names)
     return dict(zip(names, seaborn.color_palette(PALETTE, len(names)), strict=True))
 
 
@@ -62,12 +61,9 @@ def points(
 ) -> Figure:
     """Values with their intervals by category, a colour and a marker a series.
 
-    table: columns (or index) `x`, `y`, `by` where there is one, low and high where values have intervals
-    x, y, by: names of the category, the value and the series; without `by` there is one series
     horizontal: a row a category, the first one on top, in place of a column
-    label: of the axis of values; limits: its ends
+    label, limits: of the axis of values
     bars: (value, name) of lines across
-    axes: a panel to draw into; a figure of its own without
     """
     series = _series(table, x, by)
     places = list(dict.fromkeys(place for part in series.values() for place in part[x]))
@@ -110,11 +106,9 @@ def lines(
 ) -> Figure:
     """Lines with bands, a colour and a marker a series; the series "mean" in black.
 
-    table: columns `x`, `y`, `by` where there is one, low and high where values have intervals
     labels: of the two axes, the columns' names without
     zero: the height of a line across, as 0 or 0.5
     log: the axes with a logarithmic scale, "x", "y" or "xy"
-    axes: a panel to draw into; a figure of its own without
     """
     series = _series(table, x, by)
     if axes is None:
@@ -146,10 +140,8 @@ def picture_grid(
 ) -> Figure:
     """Pictures in rows, each below its label.
 
-    pictures: (n, 3, height, width) in [0, 1]
-    labels: n texts
+    pictures: (n, 3, height, width) in [0, 1], each `inch` wide
     marks: whether the judge finds a picture aligned; it then stands before the label as a tick or a cross
-    inch: the width of a picture
     """
     rows = -(-len(pictures) // columns)
     figure, axes = panels(rows, columns, size=(inch * columns, (inch + 0.45 * any(labels)) * rows), squeeze=False)

@@ -64,8 +64,7 @@ def pipeline(
     model: "" for the world's own, a folder or a name on the hub
     precision: of the transformer; "bfloat16" is about twice as fast on recent processors
     compiled: faster drawing after a minute of compilation, which needs a C++ compiler
-    loras: folders whose mean is merged into the transformer; a DoRA has no mean: one alone, at weight 1
-    weight: what that mean is multiplied with
+    loras: folders whose mean, times `weight`, is merged into the transformer; a DoRA has none: it alone, at weight 1
 
     With LoRAs it lasts until the next call with others.
     """

@@ -1,11 +1,8 @@
 """Executed notebooks as pages, and the index that a reader opens first.
 
-A page is nbconvert's `basic` body, which keeps alt texts, in a page of our own; formulas are set by MathJax. The index
-takes from each notebook its title (the first first-level heading), its question and its verdict (the cells tagged so;
-of a code cell what it printed or displayed), and every <figure> that `lab.study.show` displayed, with its alt text.
+A page is nbconvert's `basic` body, which keeps alt texts, in a page of our own. The index takes from each notebook its
+title (the first first-level heading), its question and its verdict (the cells tagged so) and every <figure> shown.
 """
-
-from __future__ import annotations
 
 import re
 from html import unescape
@@ -24,14 +21,8 @@ PLACE_OF_PACKAGES = re.compile(r"\S*/site-packages/")  # before the file that a 
 PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+%\|[^\r\n]*?\[[^\r\n\]]*\] *\n?|\r")
 INJECTED = "injected-parameters"  # the tag of the cell of a run's own parameters
 PLACE_OF_REPORT = re.compile(r"^output = .*\n?", re.MULTILINE)
-KEPT_CELL_METADATA = ("tags", "alt")
 FIGURE = re.compile(r'<figure id="([^"]+)".*?<img [^>]*?alt="([^"]*)"', re.DOTALL)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-
-
-def figures_in(page: str) -> list[dict[str, str]]:
-    """The name and the alt text of every figure in HTML as `lab.study.show` writes it."""
-    return [{"name": unescape(name), "alt": unescape(alt)} for name, alt in FIGURE.findall(page)]
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -40,38 +31,28 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python", pygments_lexer="ipython3")
     )
     for position, cell in enumerate(notebook.cells):
-        cell.metadata = NotebookNode(
-            {name: cell.metadata[name] for name in KEPT_CELL_METADATA if cell.metadata.get(name)}
-        )
-        if INJECTED in cell.metadata.get("tags", []):
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        if INJECTED in tags:
             cell.id = f"{INJECTED}-{position}"
             cell.source = PLACE_OF_REPORT.sub("", cell.source).rstrip()
         for output in cell.get("outputs", []):
             if output.output_type == "stream" and output.name == "stderr":
                 output.text = PLACE_OF_PACKAGES.sub("", PROGRESS_BAR.sub("", output.text))
         if "outputs" in cell:
-            cell.outputs = [
-                output for output in cell.outputs if output.get("text", "-").strip() or output.output_type != "stream"
-            ]
+            cell.outputs = [output for output in cell.outputs if output.get("text", "-").strip()]
     return notebook
 
 
-def shown_text(cell: NotebookNode) -> str:
-    """What a cell tells a reader, as Markdown: its text, or what its code printed (line by line) or displayed."""
-    if cell.cell_type == "markdown":
-        return cell.source
-    parts = []
-    for output in cell.get("outputs", []):
-        if output.output_type == "stream" and output.name == "stdout":
-            parts.append(output.text.strip().replace("\n", "  \n"))
-        elif "text/markdown" in output.get("data", {}):
-            parts.append(output.data["text/markdown"])
-    return "\n\n".join(parts)
-
-
 def tagged_text(notebook: NotebookNode, tag: str) -> str:
-    """What the cells of a tag tell a reader, their headings left out."""
-    texts = [shown_text(cell) for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    """What the cells of a tag tell a reader, headings left out: their text, or what their code printed."""
+    texts = []
+    for cell in (each for each in notebook.cells if tag in each.metadata.get("tags", [])):
+        if cell.cell_type == "markdown":
+            texts.append(cell.source)
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stdout":
+                texts.append(output.text.strip().replace("\n", "  \n"))
     return re.sub(r"^#+ .*\n?", "", "\n\n".join(texts), flags=re.MULTILINE).strip()
 
 
@@ -79,21 +60,21 @@ def summarise(notebook: NotebookNode, name: str) -> dict[str, Any]:
     """Title, question and verdict (Markdown) and figures (name, alt text) of an executed notebook."""
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     title = re.search(r"^# (.+)$", "\n".join(texts), re.MULTILINE)
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+    figures = [figure for data in shown for figure in FIGURE.findall(data.get("text/html", ""))]
     return {
         "title": title[1].strip() if title else name,
         "question": tagged_text(notebook, "question"),
         "verdict": tagged_text(notebook, "verdict"),
-        "figures": [each for output in outputs for each in figures_in(output.get("data", {}).get("text/html", ""))],
+        "figures": [{"name": unescape(name), "alt": unescape(alt)} for name, alt in figures],
     }
 
 
 def readable_time(seconds: float) -> str:
     """A duration for people: "42 s", "3 min 5 s", "1 h 2 min"."""
     minutes, rest = divmod(round(seconds), 60)
-    hours, left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {left} min"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
@@ -112,8 +93,3 @@ def write_page(path: Path, notebook: NotebookNode, record: dict[str, Any]) -> No
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(notebook)
     write_atomically(path, render("page.html", body=jinja2.filters.do_mark_safe(body), record=record))
-
-
-def write_index(path: Path, records: list[dict[str, Any]]) -> None:
-    """Write the index of these notebooks' records, in their order."""
-    write_atomically(path, render("index.html", records=records))

@@ -8,11 +8,8 @@ A profile is a YAML file of what differs from the notebooks' own defaults, nothi
       parameter: value
 
 The defaults in the parameter cells are the profile `smoke`. Papermill only logs a parameter that a notebook does not
-have and goes on, so names and types are compared here with what stands in the cell. A refusal is a ValueError of one
-sentence that names the near matches.
+have and goes on, so names and types are compared here with what stands in the cell.
 """
-
-from __future__ import annotations
 
 import ast
 import difflib
@@ -62,14 +59,10 @@ def numbered_notebooks(folder: Path) -> dict[str, Path]:
 
 
 def choose_notebooks(names: Sequence[str], folder: Path) -> list[Path]:
-    """The notebooks asked for, in the study's order; all of them for an empty list.
-
-    names: as "02_benchmark", "02_benchmark.ipynb", a path to it, or its number "02"
-    """
+    """The notebooks named, as "02_benchmark", by a path or as "02", in the study's order; all for an empty list."""
     known = numbered_notebooks(folder)
     numbers = {stem[:2]: stem for stem in known}
-    stems = [Path(name).name.removesuffix(".ipynb") for name in names]
-    stems = [numbers.get(stem.zfill(2), stem) for stem in stems]
+    stems = [numbers.get(Path(name).stem.zfill(2), Path(name).stem) for name in names]
     check_known("notebook", stems, known)
     return [path for stem, path in known.items() if stem in stems or not stems]
 
@@ -88,10 +81,7 @@ def load_profile(name: str, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def default_parameters(notebook: Path) -> dict[str, Any]:
-    """The parameters of a notebook and their defaults, from the cell tagged `parameters`.
-
-    Raises Refusal for a default that is derived from something else.
-    """
+    """The parameters in a notebook's cell of that tag, and their defaults. Raises Refusal for a derived default."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     defaults = {}
@@ -107,16 +97,10 @@ def default_parameters(notebook: Path) -> dict[str, Any]:
 
 
 def of_same_type(value: Any, default: Any) -> bool:
-    """Whether a value may stand in for a default: the same type, an integer for a float, anything for None."""
-    if default is None:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return type(value) is type(default)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
+    """Whether a value may stand in for a default: of the same type, or an integer for a float."""
     if isinstance(default, list | tuple):
         return isinstance(value, list | tuple) and all(of_same_type(item, default[0]) for item in value if default)
-    return isinstance(value, type(default))
+    return type(value) in ((int, float) if isinstance(default, float) else (type(default),))
 
 
 def parse_value(text: str, default: Any) -> Any:
@@ -140,18 +124,12 @@ def check_parameters(notebook: str, parameters: dict[str, Any], defaults: dict[s
 
 
 def plan(
-    notebooks: Path,
-    *,
-    profile: str,
-    names: Sequence[str] = (),
-    overrides: Sequence[tuple[str, str]] = (),
-    output: str = "",
+    notebooks: Path, *, profile: str, names: Sequence[str] = (), overrides: Sequence[tuple[str, str]] = ()
 ) -> list[Job]:
     """The jobs of a run, every name and value checked; profiles are in `notebooks`/profiles.
 
-    names: notebooks, as `choose_notebooks` takes them
+    names: as `choose_notebooks` takes them
     overrides: (parameter, value as text), before the profile's, for every chosen notebook that has the parameter
-    output: the report folder
     """
     known, chosen = numbered_notebooks(notebooks), choose_notebooks(names, notebooks)
     defaults = {name: default_parameters(path) for name, path in known.items()}
@@ -173,5 +151,5 @@ def plan(
         if path in chosen:
             given = {each: parse_value(text, own[each]) for each, text in overrides if each in own}
             check_parameters(name, given, own)
-            jobs.append(Job(path, profile, {**parameters, **given, RESERVED: output}))
+            jobs.append(Job(path, profile, parameters | given))
     return jobs

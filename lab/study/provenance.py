@@ -1,7 +1,5 @@
 """Where a result comes from: versions, commit, machine and date, as plain values for a report or a table."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -27,10 +25,7 @@ def commit() -> str:
 
 
 def provenance(revision: str = "") -> dict[str, Any]:
-    """Versions, commit, machine (architecture and the processors this process may use) and the date in UTC.
-
-    revision: the commit, where it was asked for before
-    """
+    """Versions, machine, date in UTC, and the commit, which is asked for where no `revision` is given."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

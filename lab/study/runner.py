@@ -7,12 +7,10 @@ output/
     notebooks/{name}.ipynb         as executed; of a run that keeps its outputs, the notebook itself holds them
 
 A notebook is finished, and skipped, when its record's fingerprint is the present one (sources, parameters, code, data
-and versions of the libraries), every file that the record names is there, and the cache knows that it was made here: a
-report that came with the checkout is made again. A notebook is executed away from the report folder and moved there
-when it is done, so a killed run leaves nothing half-written, and goes on at the last finished unit of its work.
+and versions), all its files are there, and the cache knows that it was made here: a report that came with the checkout
+is made again. A notebook and all it writes are moved to the report folder when it is done, so a killed run leaves
+nothing half-written, and goes on at the last finished unit of its work.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -31,16 +29,15 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from lab.paths import data_folder
-from lab.study.pages import INJECTED, clean, summarise, write_index, write_page
+from lab.study.pages import INJECTED, clean, render, summarise, write_page
 from lab.study.profiles import RESERVED, Job, numbered_notebooks
 from lab.study.provenance import commit, provenance
 from lab.study.code import code_version
 from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
 from rfmi.runs import digest, versions, write_atomically
 
-KERNEL = "python3"
+WRITTEN = "report"  # where a notebook's figures and results are while it runs
 CODE = ("rfmi", "lab.oracles", "lab.worlds", "lab.study")  # what a notebook may use
-SECONDS_TO_START = 120
 log = logging.getLogger("lab")
 
 
@@ -59,23 +56,15 @@ def fingerprint(job: Job) -> str:
     cells = nbformat.read(job.notebook, as_version=4).cells
     told = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
     sources = [cell for cell in told if INJECTED not in cell[-1]]
-    return digest([sources, reported(job.parameters), code_version(*CODE), data_digests(data_folder()), versions()])
+    return digest([sources, job.parameters, code_version(*CODE), data_digests(data_folder()), versions()])
 
 
-def reported(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name != RESERVED}
-
-
-def record_of(output: Path, name: str) -> Path:
-    return output / "records" / f"{name}.json"
-
-
-def read_record(output: Path, name: str) -> dict[str, Any] | None:
-    """The record of a finished notebook; None where there is none that can be read."""
+def read_record(output: Path, name: str) -> dict[str, Any]:
+    """The record of a finished notebook; empty where there is none that can be read."""
     try:
-        return json.loads(record_of(output, name).read_text(encoding="utf-8"))
+        return json.loads((output / "records" / f"{name}.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return None
+        return {}
 
 
 def made_here(job: Job, output: Path) -> Unit:
@@ -85,14 +74,13 @@ def made_here(job: Job, output: Path) -> Unit:
 
 def is_finished(job: Job, output: Path, keep: bool) -> bool:
     """Whether the notebook's report is there and is what running it again would give."""
-    record, made = read_record(output, job.name), made_here(job, output).read()
+    record, made = read_record(output, job.name), made_here(job, output).read() or {}
     executed = executed_at(job, output, keep)
-    if record is None or made is None or not executed.is_file():
-        return False
+    files = [executed, *(output / file for file in record.get("files", []))]
     return (
-        record.get("fingerprint") == made["result"] == fingerprint(job)
-        and digest(executed.read_text(encoding="utf-8")) == record.get("executed")
-        and all((output / file).is_file() for file in record.get("files", []))
+        all(file.is_file() for file in files)
+        and record.get("fingerprint") == made.get("result") == fingerprint(job)
+        and record.get("executed") == digest(executed.read_text(encoding="utf-8"))
     )
 
 
@@ -113,16 +101,20 @@ def last_begun(path: Path) -> str:
     return named(begun[-1] if begun else "")
 
 
-def execute(job: Job, target: Path, seconds_a_cell: int) -> nbformat.NotebookNode:
-    """Execute a notebook in its own folder into `target`. Raises NotebookFailure."""
+def execute(job: Job, scratch: Path, failed: Path, seconds_a_cell: int) -> nbformat.NotebookNode:
+    """Execute a notebook in its own folder, from which all goes to `scratch`.
+
+    Raises NotebookFailure, and keeps the notebook in `failed` as far as it ran.
+    """
+    target = scratch / job.notebook.name
     try:
         return papermill.execute_notebook(
             str(job.notebook),
             str(target),
-            parameters=job.parameters,
+            parameters=job.parameters | {RESERVED: str(scratch / WRITTEN)},
             cwd=str(job.notebook.parent),
-            kernel_name=KERNEL,
-            start_timeout=SECONDS_TO_START,
+            kernel_name="python3",
+            start_timeout=120,
             execution_timeout=seconds_a_cell,
             progress_bar=False,
             stderr_file=sys.stderr,
@@ -134,50 +126,46 @@ def execute(job: Job, target: Path, seconds_a_cell: int) -> nbformat.NotebookNod
         reason = f"cell {last_begun(target)}, which took longer than {seconds_a_cell} s; allow more with --cell-timeout"
     except DeadKernelError:
         reason = f"cell {last_begun(target)}, which ended the kernel, as too little memory does; use smaller parameters"
-    raise NotebookFailure(f"{job.name} failed at {reason}")
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(target, failed)
+    raise NotebookFailure(f"{job.name} failed at {reason}; as far as it ran it is in {failed}")
 
 
-def written_files(output: Path) -> dict[str, int]:
-    """The figures and results in the report folder, each with the time it was written."""
-    paths = sorted(path for part in ("figures", "results") for path in (output / part).glob("*.*"))
-    return {path.relative_to(output).as_posix(): path.stat().st_mtime_ns for path in paths if path.suffix != ".tmp"}
-
-
-def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revision: str) -> None:
-    """Run one notebook into the report folder and write its record last. Raises NotebookFailure."""
-    state, before, started = fingerprint(job), written_files(output), time.monotonic()
+def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revision: str) -> float:
+    """Run one notebook into the report folder and write its record last; its seconds. Raises NotebookFailure."""
+    state, started = fingerprint(job), time.monotonic()
     executed, failed = executed_at(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
-    with tempfile.TemporaryDirectory() as scratch:
-        target, noted = Path(scratch) / job.notebook.name, Path(scratch) / "seconds"
-        os.environ[SECONDS_FILE] = str(noted)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch, written = Path(folder), Path(folder, WRITTEN)
+        written.mkdir()
+        os.environ[SECONDS_FILE] = str(scratch / "seconds")
         try:
-            notebook = clean(execute(job, target, seconds_a_cell))
-        except NotebookFailure as failure:
-            failed.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(target, failed)
-            raise NotebookFailure(f"{failure}; as far as it ran it is in {failed}") from failure
+            notebook = clean(execute(job, scratch, failed, seconds_a_cell))
         finally:
             del os.environ[SECONDS_FILE]
-        of_units = seconds_of_units(noted)
+        of_units = seconds_of_units(scratch / "seconds")
+        files = sorted(path.relative_to(written).as_posix() for path in written.glob("*/*"))
+        shutil.copytree(written, output, dirs_exist_ok=True)
     failed.unlink(missing_ok=True)
-    text, after = nbformat.writes(notebook) + "\n", written_files(output)
+    text = nbformat.writes(notebook) + "\n"
     record = {
         "name": job.name,
         **summarise(notebook, job.name),
         "profile": job.profile,
-        "parameters": reported(job.parameters),
+        "parameters": job.parameters,
         "seconds": round(time.monotonic() - started, 1),
         "seconds_of_units": of_units,
         "provenance": provenance(revision),
-        "files": [file for file in after if before.get(file) != after[file]] + [f"{job.name}.html"],
+        "files": [*files, f"{job.name}.html"],
         "notebook": Path(os.path.relpath(executed, output)).as_posix(),
         "executed": digest(text),
         "fingerprint": state,
     }
     write_atomically(executed, text)
     write_page(output / f"{job.name}.html", notebook, record)
-    write_atomically(record_of(output, job.name), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(output / "records" / f"{job.name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     made_here(job, output).write(state)
+    return record["seconds"]
 
 
 def run(
@@ -194,13 +182,11 @@ def run(
             log.info("%s: finished already, nothing has changed; skipped (--force runs it again)", job.name)
         else:
             log.info("%s: running, profile %s", job.name, job.profile)
-            started = time.monotonic()
             try:
-                run_notebook(job, output, keep, seconds_a_cell, revision)
-                log.info("%s: done in %.0f s", job.name, time.monotonic() - started)
+                log.info("%s: done in %.0f s", job.name, run_notebook(job, output, keep, seconds_a_cell, revision))
             except NotebookFailure as failure:
                 log.error("%s", failure)
                 failures.append(str(failure))
-        records = (read_record(output, name) for name in numbered_notebooks(notebooks))
-        write_index(output / "index.html", [record for record in records if record])
+        records = [read_record(output, name) for name in numbered_notebooks(notebooks)]
+        write_atomically(output / "index.html", render("index.html", records=list(filter(None, records))))
     return failures

@@ -1,18 +1,13 @@
 """Units of work, each computed once: one file per finished unit, so that a killed run resumes where it was.
 
-A unit is one call function(**parameters) with plain parameters (task, n, seed, ...). Its file is named
-
-    key = sha256(name of the function, parameters, code)
-
-where `code` hashes what the result is computed by, as `lab.study.code` finds it.
+A unit is one call function(**parameters) with plain parameters (task, n, seed, ...). Its file is named by the hash of
+the function's name, the parameters and what the result is computed by, as `lab.study.code` finds it.
 
 A file is there whole or not at all. One that does not parse, answers another key or fails its checksum is computed
 again, never trusted. Results go through JSON whether they were computed now or read back, so both give the same numbers
 (Python writes a double with all its digits). The seconds that a unit took stand beside its result: what a page says it
 cost is that, also where nothing had to be computed again.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -33,7 +28,6 @@ from lab.paths import cache_folder
 from lab.study.code import Meaning
 from rfmi.runs import canonical, digest, remove_leftovers, write_atomically
 
-SECONDS_BETWEEN_PROGRESS = 10.0
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
 
 
@@ -127,14 +121,12 @@ def run(
     uses: modules, names of modules or worlds whose code the results depend on beside what the function names
     cached: False where the function resumes by itself: nothing but its seconds is kept, results are any objects
 
-    Raises ValueError or TypeError before anything is computed. An error in a unit ends the run and names the unit;
-    finished ones stay.
+    Raises ValueError or TypeError before anything is computed. An error in a unit names it, and finished ones stay.
     """
     check_workers(workers)
     code, kind = Meaning(function, uses, strict=cached).version(), check_kind(function.__name__)
     asked = [Unit(kind, dict(parameters), code) for parameters in units]
     by_key = {unit.key: unit for unit in asked}
-    keys = [unit.key for unit in asked]
     entries = {}
     if cached:
         remove_leftovers(cache_folder() / kind)
@@ -143,20 +135,18 @@ def run(
     if missing:
         parallel = joblib.Parallel(n_jobs=min(workers, len(missing)), return_as="generator_unordered")
         calls = (joblib.delayed(compute)(function, unit, cached) for unit in missing)
-        bar = {"desc": description or kind, "mininterval": SECONDS_BETWEEN_PROGRESS, "ncols": 80}
+        bar = {"desc": description or kind, "mininterval": 10.0, "ncols": 80}
         entries.update(tqdm(parallel(calls), total=len(missing), **bar))
     for key, unit in by_key.items():
         note_seconds(key, entries[key]["seconds"] if cached else longest(unit, entries[key]["seconds"]))
-    return [entries[key]["result"] for key in keys]
+    return [entries[unit.key]["result"] for unit in asked]
 
 
 def together(function: Callable[[], Any], workers: int = 1) -> Any:
     """`function()` in `workers` processes at once that share its work; returns the result of the first.
 
     function: calls `rfmi.select` or `rfmi.evaluate` on one folder, where the next missing unit goes to whoever is free
-    workers: processes, of one thread each; 1 computes in this one
-
-    An error in one of them ends all.
+    workers: processes, of one thread each; an error in one ends all
     """
     check_workers(workers)
     unit = Unit("together", {}, Meaning(function, (), strict=False).version())
@@ -182,7 +172,7 @@ def longest(unit: Unit, seconds: float) -> float:
     """The most that work which resumes by itself has taken: a later call finds it done."""
     kept = Unit("seconds", {"of": unit.kind, "unit": unit.key}, unit.code)
     before = kept.read() or {"seconds": 0.0}
-    return before["seconds"] if before["seconds"] >= seconds else kept.write(None, seconds)["seconds"]
+    return kept.write(None, max(seconds, before["seconds"]))["seconds"]
 
 
 def note_seconds(key: str, seconds: float) -> None:
