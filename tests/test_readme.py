@@ -56,12 +56,13 @@ def answers():
     low, high = benchmark["mae_interval"]["10000"]
     yield f"Within {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f})"
     low, high = world["alignment_interval"]["mean"]
-    yield f"knows {world['knowledge']['mean']:.0%} of changed prompts and draws {world['alignment']['mean']:.0%}"
-    yield f"({low:.0%} to {high:.0%}) as asked"
+    yield f"tells {world['knowledge']['mean']:.0%} of changed prompts"
+    yield f"{world['alignment']['mean']:.0%} ({low:.0%} to {high:.0%}) of its images"
     best, (low, high) = scores["best_method"], scores["top1_interval"][scores["best_method"]]
     assert best == "information_and_likelihood"
-    yield f"{scores['top1'][best]:.1%} ({low:.1%} to {high:.1%}) of best of 16"
-    yield f"{scores['top1']['random']:.1%} by chance and {scores['top1']['published_path']:.1%} by the published score"
+    yield f"{scores['top1'][best]:.1%} ({low:.1%} to {high:.1%}) of prompts"
+    yield f"a random one in {scores['top1']['random']:.1%}"
+    yield f"the published score's in {scores['top1']['published_path']:.1%}"
     gain = results("evaluation")["gain"]
     yield f"{points(gain).replace(' (', ' points (')} more of its images"
 
