@@ -11,8 +11,8 @@ KEPT := $(if $(filter full,$(PROFILE)),--output reports --keep)
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-# Two files at a time; the cells of one notebook stay together.
-SIDE_BY_SIDE := -n 2 --dist loadfile
+# Two files at a time, the longest first; conftest.py says what stays together.
+SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: reproduce check test lock
 
@@ -23,7 +23,7 @@ check: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" tests
 
 test: $(READY)
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) notebooks tests --nbval-lax --nbval-current-env --nbval-cell-timeout=900
 
 # The file .ready is made last: an environment whose making was interrupted has none, and is made anew.
 $(READY): requirements.lock
