@@ -11,8 +11,8 @@ KEPT := $(if $(filter full,$(PROFILE)),--output reports --keep)
 VENV := .venv
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
-# Two files at a time, the longest first; conftest.py says what stays together.
-SIDE_BY_SIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+# Two files at a time, the longest first.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: reproduce check test lock
 

@@ -11,7 +11,6 @@ from lab.__main__ import REPRODUCIBLE
 
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 INJECTED = "injected-parameters"
-SHARED = {"06_evaluation": "05_fine_tuning"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,10 +34,5 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A notebook holds the outputs of the full run; without the cell of that run's parameters its defaults hold.
-
-    A file's tests stay in one process, and notebook 06 in that of 05, whose models it evaluates.
-    """
+    """A notebook holds the outputs of the full run; without the cell of that run's parameters its defaults hold."""
     items[:] = [item for item in items if INJECTED not in getattr(item, "cell", {}).get("metadata", {}).get("tags", [])]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(SHARED.get(item.path.stem, item.path.stem)))
