@@ -14,8 +14,11 @@ INJECTED = "injected-parameters"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point the cache, also that of the kernels nbval starts, at an empty folder; equal calls give equal bits."""
-    os.environ.update(REPRODUCIBLE | os.environ)
+    """Point the cache, also that of the kernels nbval starts, at an empty folder; equal calls give equal bits.
+
+    Kernels have one thread each: processes that run side by side would wait for each other's threads.
+    """
+    os.environ.update(REPRODUCIBLE | {"OMP_NUM_THREADS": "1"} | os.environ)
     config.stash[CACHE] = tempfile.TemporaryDirectory()
     os.environ["RFMI_CACHE"] = config.stash[CACHE].name
 
