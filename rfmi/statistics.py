@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import ArrayLike
 
 MEAN = "mean"
 RESAMPLES = 2_000
@@ -34,9 +34,9 @@ class Mean:
         return cls(float(value), float(low), float(high), n)
 
 
-def bootstrap_mean(values: torch.Tensor | np.ndarray, seed: int, resamples: int = RESAMPLES) -> Mean:
+def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Mean:
     """The mean of one value a prompt, (P,); ValueError for fewer than two, or values that are not finite."""
-    array = values.double().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+    array = np.asarray(values, float)
     if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError("a bootstrap needs a vector of at least two finite values; leave out prompts without one")
     chosen = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
