@@ -22,6 +22,7 @@ from rfmi.runs import (
     disk_space,
     fingerprint,
     open_folder,
+    read_tensors,
     versions,
     whole_file,
     write_atomically,
@@ -155,7 +156,7 @@ def test_a_unit_that_the_caller_did_not_write_comes_again(tmp_path):
     assert [next(units), next(units)] == [0, 0]
 
 
-def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_claim_that_lasts(tmp_path, monkeypatch):
     answers = iter([OSError(errno.ENOSPC, "x"), "a.1"])
 
     def full():
@@ -167,7 +168,9 @@ def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_writer", full)
     with pytest.raises(OSError, match="is full"):
         next(deal(files(tmp_path), "work"))
-    assert names(tmp_path) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "SECONDS_TO_SIGN", 0.0)
+    assert work(tmp_path) == list(UNITS)
 
 
 # Folders
@@ -230,10 +233,12 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
 
 def test_tensors_are_kept_to_the_bit_with_their_facts(tmp_path):
     whole = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    write_tensors(tmp_path / "a.safetensors", {"part": whole[:, 1:3], "same": whole, "turned": whole.T}, {"b": "c"})
+    write_tensors(tmp_path / "a.safetensors", {"part": whole[:, 1:3], "same": whole, "turned": whole.T}, b=["c"])
     kept = load_file(tmp_path / "a.safetensors")
     assert torch.equal(kept["part"], whole[:, 1:3]) and torch.equal(kept["turned"], whole.T)
     assert names(tmp_path) == ["a.safetensors"]
+    tensors, facts = read_tensors(tmp_path / "a.safetensors")
+    assert all(torch.equal(tensors[name], kept[name]) for name in kept) and facts == {"b": ["c"]}
 
 
 def test_a_full_disk_is_said_and_what_was_written_in_part_is_removed(tmp_path):
@@ -281,4 +286,4 @@ def test_other_weights_and_other_adapters_have_another_fingerprint():
 
 def test_versions_are_those_installed():
     assert versions()["torch"] == torch.__version__ and "python" in versions()
-    assert versions(["no-such-package"]).keys() == {"python"}
+    assert versions([]).keys() == {"python"}

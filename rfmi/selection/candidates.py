@@ -49,46 +49,44 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     With pruning a candidate's score has as many noises as the last round it was in. Raises FloatingPointError for a
     score that is no number.
     """
-    prompt = _Prompt(flow, label, recipe, others)
-    if recipe.pruning is None:
-        rows = torch.arange(recipe.candidates)
-        latents = prompt.drawn_along_path(rows)
-        if isinstance(recipe.method, Method):
-            draws = prompt.draws(rows, latents, recipe.method, range(recipe.method.noises), recipe.seed)
-            prompt.score(rows, draws, recipe.method)
-        else:
-            prompt.columns["score"] = prompt.columns[recipe.method].clone()
-            check_numbers(prompt.columns["score"], f"a candidate of prompt {label}")
+    prompt, method, pruning = _Prompt(flow, label, recipe, others), recipe.method, recipe.pruning
+    columns, rows, times = prompt.columns, torch.arange(recipe.candidates), flow.times(recipe.steps)
+    if pruning is None:
+        latents = prompt.drawn_along_path(times)
+        rounds = [] if isinstance(method, str) else [(recipe.candidates, range(method.noises))]
     else:
-        rows, latents = _finalists(prompt, recipe.pruning, recipe.method)
-    best = _best(prompt.columns["score"][rows], recipe.keep)
-    kept, scored = rows[best].tolist(), prompt.columns["score"].isfinite().tolist()
-    fates = [KEPT if i in kept else SCORED if scored[i] else DROPPED for i in range(recipe.candidates)]
-    return Candidates(prompt.columns, fates, kept, latents[best].cpu())
-
-
-def _finalists(prompt: "_Prompt", pruning: Pruning, method: Method) -> tuple[Tensor, Tensor]:
-    """The candidates of the last round, as rows and latents, scored."""
-    recipe, columns = prompt.recipe, prompt.columns
-    rows, times = torch.arange(recipe.candidates), prompt.flow.times(recipe.steps)
-    if pruning.drops_drafts(recipe.candidates, recipe.keep):
-        before, after, long = pruning.split(times)
-        on_the_way = prompt.drawn(rows, prompt.noise, before)
-        drafts = prompt.drawn(rows, on_the_way, long)
-        draws = prompt.draws(rows, drafts, pruning.method, range(pruning.method.noises), recipe.seed + 1)
-        columns["draft_score"] = _scores(draws, pruning.method, prompt.label).values
-        rows = _best(columns["draft_score"], max(recipe.keep, pruning.rounds[0][0])).sort().values
-        latents = prompt.drawn(rows, on_the_way[rows], after)
-    else:
-        latents = prompt.drawn(rows, prompt.noise, times)
+        rows, latents = _finalists(prompt, pruning, rows, times)
+        rounds = pruning.noises(method)
     draws = []
-    for finalists, noises in pruning.noises(method):
+    for finalists, noises in rounds:
         if draws:
             best = _best(columns["score"][rows], max(recipe.keep, finalists)).sort().values
             rows, latents, draws = rows[best], latents[best], [part[best] for part in draws]
         draws.append(prompt.draws(rows, latents, method, noises, recipe.seed))
-        prompt.score(rows, torch.cat(draws, 2), method)
-    return rows, latents
+        found = _scores(torch.cat(draws, 2), method, label)
+        columns["score"][rows], columns["standard_error"][rows] = found.values, found.standard_errors
+    if not rounds:
+        columns["score"] = columns[method].clone()
+        check_numbers(columns["score"], f"a candidate of prompt {label}")
+    best = _best(columns["score"][rows], recipe.keep)
+    kept, scored = rows[best].tolist(), columns["score"].isfinite().tolist()
+    fates = [KEPT if i in kept else SCORED if scored[i] else DROPPED for i in range(recipe.candidates)]
+    return Candidates(columns, fates, kept, latents[best].cpu())
+
+
+def _finalists(prompt: "_Prompt", pruning: Pruning, rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """The candidates whose drafts are the best, as rows and latents; all where no draft could be dropped."""
+    recipe, method = prompt.recipe, pruning.method
+    if not pruning.drops_drafts(recipe.candidates, recipe.keep):
+        return rows, prompt.drawn(rows, prompt.noise, times)
+    before, after, long = pruning.split(times)
+    on_the_way = prompt.drawn(rows, prompt.noise, before)
+    drafts = prompt.drawn(rows, on_the_way, long)
+    draws = prompt.draws(rows, drafts, method, range(method.noises), recipe.seed + 1)
+    scores = _scores(draws, method, prompt.label).values
+    prompt.columns["draft_score"] = scores
+    rows = _best(scores, max(recipe.keep, pruning.rounds[0][0])).sort().values
+    return rows, prompt.drawn(rows, on_the_way[rows], after)
 
 
 class _Prompt:
@@ -96,13 +94,11 @@ class _Prompt:
 
     def __init__(self, flow: PipelineField, label: int, recipe: Recipe, others: Tensor | None) -> None:
         self.flow, self.label, self.recipe, self.others = flow, label, recipe, others
+        self.labels = torch.full((recipe.candidates,), label)
         self.noise = flow.noise(range(recipe.seed, recipe.seed + recipe.candidates))
         empty = torch.full((recipe.candidates,), torch.nan, dtype=torch.float64)
         self.columns = {name: empty.clone() for name in ("score", "standard_error", "draft_score", *PATH_METHODS)}
         self.columns["evaluations"] = torch.zeros(recipe.candidates, dtype=torch.float64)
-
-    def labels(self, rows: Tensor) -> Tensor:
-        return torch.full((len(rows),), self.label)
 
     @contextmanager
     def spending(self, rows: Tensor) -> Iterator[None]:
@@ -114,27 +110,21 @@ class _Prompt:
     def drawn(self, rows: Tensor, x_t: Tensor, times: Tensor) -> Tensor:
         """Latents at the last of `times`, from x_t at the first."""
         with self.spending(rows):
-            return sample(self.flow, x_t, self.labels(rows), times=times, guidance=self.recipe.guidance)
+            return sample(self.flow, x_t, self.labels[rows], times=times, guidance=self.recipe.guidance)
 
-    def drawn_along_path(self, rows: Tensor) -> Tensor:
-        """Latents from their noise, scored along the path."""
-        times, guidance = self.flow.times(self.recipe.steps), self.recipe.guidance
-        with self.spending(rows):
-            found = path_scores(self.flow, self.noise[rows], self.labels(rows), times=times, guidance=guidance)
+    def drawn_along_path(self, times: Tensor) -> Tensor:
+        """Latents of all candidates, scored along the path."""
+        found = path_scores(self.flow, self.noise, self.labels, times=times, guidance=self.recipe.guidance)
+        self.columns["evaluations"] += found.evaluations / len(self.labels)
         for name, values in zip(PATH_METHODS, (found.path, found.guided_path, found.squared), strict=True):
-            self.columns[name][rows] = values.cpu()
+            self.columns[name] = values.cpu()
         return found.samples
 
     def draws(self, rows: Tensor, x: Tensor, method: Method, noises: range, seed: int) -> Tensor:
         """What a method makes of x under some of its noises, (rows, levels, noises)."""
         others = self.others.expand(len(rows), -1) if method.against == "prompts" else None
         with self.spending(rows):
-            return method_draws(self.flow, x, self.labels(rows), method, noises=noises, seed=seed, others=others)
-
-    def score(self, rows: Tensor, draws: Tensor, method: Method) -> None:
-        """Write down the rows' scores, by the noises that they have had."""
-        found = _scores(draws, method, self.label)
-        self.columns["score"][rows], self.columns["standard_error"][rows] = found.values, found.standard_errors
+            return method_draws(self.flow, x, self.labels[rows], method, noises=noises, seed=seed, others=others)
 
 
 def _scores(draws: Tensor, method: Method, label: int) -> Scores:
