@@ -13,33 +13,36 @@ Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prom
 bfloat16 pipeline rounds them at every step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
 from rfmi.pipelines.families import family_of
 from rfmi.pipelines.interface import Conditioning
-from rfmi.pipelines.micro_batches import MicroBatches
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
+COMPLAINTS = ("out of memory", "can't allocate memory", "not enough memory")  # of accelerators, Linux and Windows
 
 
 class PipelineField:
     """The velocity field of a pipeline for a list of prompts; a condition is a prompt's number in it.
 
-    pipeline: of a family that `family_of` knows; prompts: encoded here, each once however often it is listed;
-    negative_prompt: the null condition; height, width: in pixels, the pipeline's own by default; device: where to move
-    the pipeline, None to leave it where it is; micro_batch: most rows in one forward pass, None for as many as are
-    asked for, halved for good whenever memory runs out; conditioning: embeddings made before, one row a prompt and the
-    negative prompt's last, as the attribute of that name gives them.
+    pipeline: of a family that `family_of` knows.
+    prompts: encoded here, each once however often it is listed.
+    negative_prompt: the null condition.
+    height, width: in pixels, the pipeline's own by default.
+    device: where to move the pipeline, None to leave it where it is.
+    micro_batch: most rows in one forward pass, None for as many as are asked for; halved where memory runs out.
 
     `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w). Gradients flow
     through velocities, not through encoding and decoding. Raises ValueError for a pipeline that is no velocity field,
-    for no prompts or an empty one, a size that the pipeline cannot draw, and conditioning of another number of prompts.
+    for no prompts or an empty one, and for a size that the pipeline cannot draw.
     """
 
     def __init__(
@@ -52,7 +55,6 @@ class PipelineField:
         width: int | None = None,
         device: torch.device | str | None = None,
         micro_batch: int | None = None,
-        conditioning: Conditioning | None = None,
     ) -> None:
         self.family = family_of(pipeline)
         if isinstance(prompts, str) or len(prompts) == 0:
@@ -70,25 +72,14 @@ class PipelineField:
         self.evaluations = 0
         self._rows, self._images = MicroBatches(micro_batch), MicroBatches(IMAGES_AT_ONCE)
         texts = [*self.prompts, negative_prompt]
-        if conditioning is None:
-            row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-            rows, conditioning = [row_of_text[text] for text in texts], self._encode_prompts(list(row_of_text))
-        elif len(conditioning) == len(texts):
-            rows = list(range(len(texts)))
-        else:
-            given = f"conditioning has {len(conditioning)} rows for {len(prompts)} prompts"
-            raise ValueError(f"{given}; give one row for each, in order, and the negative prompt's last")
-        self._row_of_label, self._distinct = torch.tensor(rows), conditioning.to(self.device)
+        row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        self._row_of_label = torch.tensor([row_of_text[text] for text in texts])
+        self._distinct = self._encode_prompts(list(row_of_text)).to(self.device)
 
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
         return self.pipeline._execution_device
-
-    @property
-    def micro_batch(self) -> int | None:
-        """Most rows in one forward pass, as memory allowed so far; None where it set no limit yet."""
-        return self._rows.size
 
     @property
     def conditioning(self) -> Conditioning:
@@ -141,10 +132,8 @@ class PipelineField:
         scheduler.set_timesteps(steps, **options)
         times = 1 - scheduler.sigmas.double().cpu()
         if bool((times.diff() <= 0).any()):
-            raise ValueError(
-                f"the noise of {type(scheduler).__name__} does not fall from step to step; give the pipeline a "
-                "FlowMatchEulerDiscreteScheduler"
-            )
+            said = f"the noise of {type(scheduler).__name__} does not fall from step to step"
+            raise ValueError(f"{said}; give the pipeline a FlowMatchEulerDiscreteScheduler")
         return times
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
@@ -203,10 +192,10 @@ class PipelineField:
 
     @torch.no_grad()
     def _encode_prompts(self, texts: list[str]) -> Conditioning:
-        encoded = MicroBatches(PROMPTS_AT_ONCE)(
-            lambda part: self.family.encode_prompts(self.pipeline, texts[part]), len(texts)
-        )
-        return Conditioning.cat(encoded)
+        def encoded(part: slice) -> Conditioning:
+            return self.family.encode_prompts(self.pipeline, texts[part])
+
+        return Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
         """Which rows (n,) of the distinct conditioning n labels name, None the negative prompt's."""
@@ -219,6 +208,34 @@ class PipelineField:
             said = f"labels run from {labels.min()} to {labels.max()}"
             raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
         return self._row_of_label[labels.long()]
+
+
+class MicroBatches:
+    """Calls a function on parts of n rows: at most `size` at once, None for all, halved for good where memory runs out."""
+
+    def __init__(self, size: int | None) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"a micro-batch of {size} rows was asked for; give at least 1, or None for all at once")
+        self.size = size
+
+    def __call__(self, function: Callable[[slice], Any], n: int) -> list:
+        """function(part) for consecutive slices of range(n), in order; MemoryError where one row does not fit."""
+        parts, start = [], 0
+        while start < n:
+            part = slice(start, min(n, start + (self.size or n)))
+            try:
+                parts.append(function(part))
+                start = part.stop
+                continue
+            except RuntimeError as error:
+                if not any(complaint in str(error) for complaint in COMPLAINTS):
+                    raise
+                if part.stop - start == 1:
+                    advice = "take smaller images, a smaller dtype or a larger device"
+                    raise MemoryError(f"memory runs out at a single row; {advice}") from error
+            self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
+            clear_device_cache(garbage_collection=True)
+        return parts
 
 
 def _listed(shape: tuple[int, ...]) -> str:
