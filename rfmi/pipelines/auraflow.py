@@ -19,8 +19,4 @@ def velocity(transformer: nn.Module, x_t: Tensor, sigma: Tensor, conditioning: C
     return transformer(x_t, timestep=sigma, **conditioning.tensors, return_dict=False)[0]
 
 
-AURAFLOW = Family(
-    pipeline_class=AuraFlowPipeline,
-    encode_prompts=encode_prompts,
-    velocity=velocity,
-)
+AURAFLOW = Family(AuraFlowPipeline, encode_prompts, velocity)

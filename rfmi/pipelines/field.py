@@ -211,7 +211,7 @@ class PipelineField:
 
 
 class MicroBatches:
-    """Calls a function on parts of n rows: at most `size` at once, None for all, halved for good where memory runs out."""
+    """Calls a function on parts of n rows: at most `size` at once, None for all; halved where memory runs out."""
 
     def __init__(self, size: int | None) -> None:
         if size is not None and size < 1:

@@ -14,9 +14,9 @@ USUAL_LENGTH = 256  # of T5's rows, the default of the pipeline's call
 def encode_prompts(pipeline: StableDiffusion3Pipeline, prompts: Sequence[str]) -> Conditioning:
     """Embeddings (n, CLIP's length + T5's, d) and pooled embeddings (n, d').
 
-    T5 has 256 rows, which without a T5 are zeros, or as many as its configuration names as `short_padding`, where it is
-    silent and adds nothing but zeros; a single row has no room for a prompt, so T5 is then given none. Raises ValueError
-    for a word outside a closed vocabulary.
+    T5 has 256 rows, which without a T5 are zeros, or as many as its configuration names as `short_padding`, where it
+    adds nothing but zeros; a single row has no room for a prompt, so T5 is then given none. Raises ValueError for a
+    word outside a closed vocabulary.
     """
     check_vocabulary(prompts, pipeline.tokenizer)
     length = getattr(getattr(pipeline.text_encoder_3, "config", None), "short_padding", None) or USUAL_LENGTH
@@ -31,8 +31,4 @@ def velocity(transformer: nn.Module, x_t: Tensor, sigma: Tensor, conditioning: C
     return transformer(hidden_states=x_t, timestep=1000 * sigma, **conditioning.tensors, return_dict=False)[0]
 
 
-STABLE_DIFFUSION_3 = Family(
-    pipeline_class=StableDiffusion3Pipeline,
-    encode_prompts=encode_prompts,
-    velocity=velocity,
-)
+STABLE_DIFFUSION_3 = Family(StableDiffusion3Pipeline, encode_prompts, velocity)

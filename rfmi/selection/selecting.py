@@ -92,7 +92,8 @@ def _check(prompts: Sequence[str], recipe: Recipe) -> None:
     if times > 1:
         raise ValueError(f"the prompt {prompt!r} is listed {times} times; list every prompt once")
     if not 1 <= recipe.keep <= recipe.candidates:
-        raise ValueError(f"{recipe.keep} of {recipe.candidates} candidates cannot be kept; keep 1 to {recipe.candidates}")
+        n = recipe.candidates
+        raise ValueError(f"{recipe.keep} of {n} candidates cannot be kept; keep 1 to {n}")
     check_guidance(recipe.guidance)
     if recipe.steps < 3:
         raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
