@@ -29,9 +29,9 @@ from torch.nn import functional
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi import runs
 from rfmi.fields import interpolate
-from rfmi.finetuning import PAPER, FinetuningSettings, finetune, loop, read_finetuned, results
+from rfmi.finetuning import PAPER, FinetuningSettings, finetune, loop, read_finetuned, tuning
 from rfmi.finetuning.adapter import adapter_in
-from rfmi.finetuning.losses import batch_loss
+from rfmi.finetuning.loop import batch_loss
 from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
 from rfmi.pipelines import Conditioning, PipelineField, family_of
 from rfmi.selection import Selection, select
@@ -677,7 +677,7 @@ def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeli
         raise KeyboardInterrupt
 
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
-    monkeypatch.setattr(results, "write_atomically", killed)
+    monkeypatch.setattr(tuning, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=8))
     monkeypatch.undo()
@@ -829,7 +829,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
     def full(*_):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(results, "write_lora", full)
+    monkeypatch.setattr(tuning, "write_lora", full)
     with pytest.raises(OSError, match="is full"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]

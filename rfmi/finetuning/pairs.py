@@ -69,11 +69,8 @@ def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) 
     if not len(latents):
         raise ValueError("the selection holds no images; select some first")
     if latents.ndim != 4 or len(rows) != len(latents) or not bool(latents.isfinite().all()):
-        shape = tuple(latents.shape)
-        raise ValueError(
-            f"the selection's latents, of shape {shape} for {len(rows)} prompts, are not finite (n, C, h, w), one a "
-            "prompt; select again"
-        )
+        said = f"the selection's latents, of shape {tuple(latents.shape)} for {len(rows)} prompts"
+        raise ValueError(f"{said}, are not finite (n, C, h, w), one a prompt; select again")
     n, last = len(selection.conditioning) - 1, int(rows.max())
     if int(rows.min()) < 0 or last >= n:
         raise ValueError(f"the selection names prompt {last} and has {n} prompts; select again")
@@ -119,10 +116,8 @@ def passing(scaled: Tensor, groups: list[Tensor], failing: float) -> Tensor:
     threshold = _by_group(scaled, groups, lambda own: own.quantile(PASSING_QUANTILE)) - failing
     passes = scaled >= threshold
     if bool(passes.all()):
-        raise ValueError(
-            f"no image is {failing:g} deviations below its prompt's upper quartile, so none is worse; keep more "
-            "candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
-        )
+        said = f"no image is {failing:g} deviations below its prompt's upper quartile, so none is worse"
+        raise ValueError(f"{said}; keep more candidates of each prompt, or take a smaller `failing`")
     return passes
 
 
