@@ -54,14 +54,13 @@ def check_pairs(x: np.ndarray, y: np.ndarray) -> None:
         raise ValueError(f"{repeated} pairs are repeated, and a network would score what it saw; drop duplicated rows")
 
 
-def check_settings(*, integers: dict, fractions: dict) -> None:
-    """Raises ValueError for integers, name: (value, least), and fractions, name: (value, bound), that cannot be."""
-    for name, (value, least) in integers.items():
+def check_settings(n: int, seed: int, folds: int, steps: int) -> None:
+    """Raises ValueError for numbers that are not whole or too small, and for more folds than n / 10."""
+    for name, value, least in (("seed", seed, 0), ("folds", folds, 2), ("steps", steps, 20)):
         if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} is {value!r}; choose a whole number, {least} or more")
-    for name, (value, limit) in fractions.items():
-        if not isinstance(value, int | float | np.number) or not 0 < value < limit:
-            raise ValueError(f"{name} is {value!r}; choose a number above 0 and below {limit}")
+    if folds > n // 10:
+        raise ValueError(f"folds is {folds}; choose at most n / 10, which is {n // 10}")
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -14,6 +14,7 @@ from rfmi.arrays.network import FittedField, ResidualNetwork
 from rfmi.estimators import monte_carlo_forms
 
 FORMS = ("squared", "re_noising", "residual")
+DRAWS = 8  # times per pair
 Forms = dict[str, np.ndarray]
 
 
@@ -70,7 +71,7 @@ class CrossFit:
             limit,
         )
 
-    def base_forms(self, draws: int, seed: int) -> Forms:
+    def base_forms(self, seed: int) -> Forms:
         """Every form (n,) of the Gaussian base alone, each pair under the fold that did not see it.
 
         Exact, but for the squared and the residual form where y is a label, which are Monte Carlo.
@@ -84,26 +85,26 @@ class CrossFit:
                 forms["squared"][held] = self.base.exact_squared(*pairs).cpu().numpy()
                 forms["residual"][held] = (forms["squared"][held] + re_noising) / 2
             else:
-                self._add(forms, 1, None, k, draws, seed)
+                self._add(forms, 1, None, k, seed)
             forms["re_noising"][held] = re_noising
         return forms
 
-    def score(self, network: ResidualNetwork, draws: int, seed: int, base: Forms) -> Forms:
+    def score(self, network: ResidualNetwork, seed: int, base: Forms) -> Forms:
         """Every form (n,) of base and network: the base's value, plus what the network changes under common noise."""
         forms = {name: values.copy() for name, values in base.items()}
         for k in range(len(self.x)):
-            self._add(forms, 1, network, k, draws, seed)
-            self._add(forms, -1, None, k, draws, seed)
+            self._add(forms, 1, network, k, seed)
+            self._add(forms, -1, None, k, seed)
         return forms
 
-    def _add(self, forms: Forms, sign: int, network: ResidualNetwork | None, fold: int, draws: int, seed: int) -> None:
+    def _add(self, forms: Forms, sign: int, network: ResidualNetwork | None, fold: int, seed: int) -> None:
         """Add `sign` times the Monte-Carlo forms of one fold's field, at the pairs of the fold, to `forms`."""
         held = self.fold == fold
         scored = monte_carlo_forms(
             FittedField(self.base, network, fold),
             self.x[fold, held],
             self.y[fold, held],
-            times=self.base.times(draws),
+            times=self.base.times(DRAWS),
             anchor=FittedField(self.base, None, fold),
             generator=Generator().manual_seed(seed + 1 + fold),
         )

@@ -30,9 +30,8 @@ import torch
 from tqdm import tqdm
 
 from rfmi.arrays.checks import check_device, check_labels, check_numbers, check_pairs, check_settings
-from rfmi.arrays.cross_fit import CrossFit
-from rfmi.arrays.network import ResidualNetwork
-from rfmi.arrays.training import train
+from rfmi.arrays.cross_fit import DRAWS, CrossFit
+from rfmi.arrays.network import ResidualNetwork, train
 from rfmi.estimators import Estimate
 
 SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
@@ -78,12 +77,6 @@ def estimate_mutual_information(
     discrete_y: bool = False,
     folds: int | None = None,
     steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float = 5e-3,
-    null_share: float = 0.3,
-    width: int = 64,
-    blocks: int = 3,
-    draws: int = 8,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> MutualInformation:
@@ -97,11 +90,6 @@ def estimate_mutual_information(
     discrete_y: y holds labels
     folds: of the cross-fitting, 5 below 2,500 pairs, 3 below 7,500 and 2 above by default
     steps: of training, 600 (n / 1000)^0.43 between 300 and 5,000 by default
-    batch_size: draws per step and fold, 1024 / folds by default
-    learning_rate: at its highest, after a warm-up and before a decay to almost zero
-    null_share: share of draws that train the null branch, strictly between 0 and 1
-    width, blocks: of the network
-    draws: times per pair in scoring
     device: of training and scoring
     progress: whether a bar shows the training, where that takes more than five seconds
 
@@ -118,31 +106,22 @@ def estimate_mutual_information(
     n = len(x)
     folds = (5 if n < 2500 else 3 if n < 7500 else 2) if folds is None else folds
     steps = int(np.clip(600 * (n / 1000) ** 0.43, 300, 5000)) if steps is None else steps
-    whole = {"seed": (seed, 0), "folds": (folds, 2), "steps": (steps, 20), "draws": (draws, 1)}
-    whole |= {"width": (width, 1), "blocks": (blocks, 1), "batch_size": (1 if batch_size is None else batch_size, 1)}
-    check_settings(integers=whole, fractions={"learning_rate": (learning_rate, np.inf), "null_share": (null_share, 1)})
-    if folds > n // 10:
-        raise ValueError(f"folds is {folds}; choose at most n / 10, which is {n // 10}")
-    batch_size = max(1, 1024 // folds) if batch_size is None else batch_size
-
+    check_settings(n, seed, folds, steps)
     generator = torch.Generator().manual_seed(seed)
     split = CrossFit.of(x, condition, folds, discrete_y, generator, device)
-    network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], width, blocks, generator).to(device)
-    training = train(
-        network, split.base, split.x, split.y, split.training_rows, steps=steps, batch_size=batch_size,
-        learning_rate=learning_rate, null_share=null_share, generator=generator,
-    )  # fmt: skip
-    base, scored = split.base_forms(draws, seed), {}
+    network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], generator).to(device)
+    training = train(network, split.base, split.x, split.y, split.training_rows, steps, generator)
+    base, scored = split.base_forms(seed), {}
     checks = {round(share * steps): (share, smallest) for share, smallest in SMALLEST_Z.items()}
     for step, averaged in enumerate(tqdm(training, total=steps, disable=not progress, delay=5, mininterval=5), 1):
         if step in checks:
             share, smallest = checks[step]
-            scored[share] = split.score(averaged, draws, seed, base)
+            scored[share] = split.score(averaged, seed, base)
             added = scored[share]["residual"] - base["residual"]
             if added.mean() < smallest * added.std() / n**0.5:
-                return _result(base, base, float(added.mean()), split, False, 2 * n * draws * len(scored))
+                return _result(base, base, float(added.mean()), split, False, 2 * n * DRAWS * len(scored))
     change = float((scored[1.0]["residual"] - scored[0.5]["residual"]).mean())
-    return _result(scored[0.5], scored[1.0], change, split, True, 2 * n * draws * len(scored))
+    return _result(scored[0.5], scored[1.0], change, split, True, 2 * n * DRAWS * len(scored))
 
 
 def _result(half, full, change: float, split: CrossFit, used: bool, evaluations: int) -> MutualInformation:
@@ -157,23 +136,17 @@ def _result(half, full, change: float, split: CrossFit, used: bool, evaluations:
         diagnostics["truncation_limit"] = f"the estimate is the labels' entropy, {value:.3f} nats; get more pairs"
     loss_gain = half["re_noising"]
     if loss_gain.mean() < -2 * loss_gain.std() / len(pairs) ** 0.5:
-        diagnostics["held_out_loss_gap"] = (
-            f"the conditional branch is worse than the null on held-out pairs, by {-loss_gain.mean():.3f} nats; "
-            "get more pairs"
-        )
+        worse = f"the conditional branch is worse than the null on held-out pairs, by {-loss_gain.mean():.3f} nats"
+        diagnostics["held_out_loss_gap"] = f"{worse}; get more pairs"
     largest = float(split.base.correlations.max())
     if largest > RESOLVED_CORRELATION:
-        diagnostics["truncation_limit"] = (
-            f"a correlation of {largest:.4f} is at the limit of what is resolved; "
-            "the mutual information may be larger, or infinite"
-        )
+        resolved = f"a correlation of {largest:.4f} is at the limit of what is resolved"
+        diagnostics["truncation_limit"] = f"{resolved}; the mutual information may be larger, or infinite"
     dimensions, seen = split.x.shape[2] + split.y.shape[2], split.training_rows.shape[1]
     if seen < 20 * dimensions:
-        diagnostics["few_samples"] = (
-            f"{seen} training pairs for {dimensions} dimensions; get {20 * dimensions} or reduce dimensions"
-        )
+        few = f"{seen} training pairs for {dimensions} dimensions"
+        diagnostics["few_samples"] = f"{few}; get {20 * dimensions} or reduce dimensions"
     if used and abs(change) > max(0.1, 0.1 * abs(value)):
-        diagnostics["training_length"] = (
-            f"the value still moved by {change:.3f} nats in the second half of training; raise steps"
-        )
+        moved = f"the value still moved by {change:.3f} nats in the second half of training"
+        diagnostics["training_length"] = f"{moved}; raise steps"
     return MutualInformation(value, error, half["re_noising"], forms, diagnostics, used, evaluations)

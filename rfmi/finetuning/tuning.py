@@ -208,8 +208,8 @@ def _card(record: dict[str, Any], settings: FinetuningSettings) -> str:
     tail, (mean, deviation) = losses[-max(1, len(losses) // 10) :], settings.noise_level
     chosen = f"The moving average ({settings.averaging:g}) after step {record['chosen_step']}"
     if values:
-        best = -values[record["chosen_step"]]
-        chosen += f", the best of {len(values) - 1} by held-out loss: {best:.4g}, against {-values[0]:.4g} before training"
+        first, best = -values[0], -values[record["chosen_step"]]
+        chosen += f", the best of {len(values) - 1} by held-out loss: {best:.4g}, against {first:.4g} before training"
     return f"""---
 base_model: {record["base_model"]}
 library_name: diffusers

@@ -17,7 +17,7 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     prediction = getattr(getattr(scheduler, "config", None), "prediction_type", None)
     by_name = type(scheduler).__name__.startswith("FlowMatch")
     if not (by_name if prediction is None else prediction == "flow_prediction"):
-        said = f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise, not of velocity"
+        said = f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise"
         raise ValueError(f"{said}; take a rectified-flow pipeline, or give it a FlowMatchEulerDiscreteScheduler")
     if getattr(pipeline.transformer.config, "guidance_embeds", False):
         said = f"{name} has its guidance distilled into the transformer and so no null branch to hold a prompt against"
