@@ -48,6 +48,9 @@ class Evaluation:
         return self.by_prompt(column).groupby("category", sort=False).mean()
 
 
+Evaluations = Evaluation | Sequence[Evaluation]
+
+
 def evaluate(
     pipeline: DiffusionPipeline,
     prompts: Mapping[str, Sequence[str]],
@@ -120,13 +123,7 @@ def evaluate(
     return Evaluation(images, None if features is None else torch.cat([tensors["features"] for tensors, _ in found]))
 
 
-def compare(
-    base: Evaluation | Sequence[Evaluation],
-    other: Evaluation | Sequence[Evaluation],
-    *,
-    column: str = "aligned",
-    seed: int = 0,
-) -> pd.DataFrame:
+def compare(base: Evaluations, other: Evaluations, *, column: str = "aligned", seed: int = 0) -> pd.DataFrame:
     """other - base of a column, by category and in the mean of the categories: value, low, high, n (prompts).
 
     base, other: evaluations; several, as of one method trained from several seeds, are averaged image by image.
@@ -139,7 +136,7 @@ def compare(
     return mean_of_categories(by_image(other, column) - by_image(base, column), seed)
 
 
-def by_image(evaluations: Evaluation | Sequence[Evaluation], column: str = "aligned") -> pd.DataFrame:
+def by_image(evaluations: Evaluations, column: str = "aligned") -> pd.DataFrame:
     """A column by category and prompt, one column a seed of images, in the mean over the evaluations."""
     columns = [each.images.set_index(KEYS)[column].astype(float) for each in _listed(evaluations)]
     return sum(column.unstack("seed", sort=False) for column in columns) / len(columns)
@@ -169,7 +166,7 @@ def _embedded(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return embedded
 
 
-def _listed(evaluations: Evaluation | Sequence[Evaluation]) -> list[Evaluation]:
+def _listed(evaluations: Evaluations) -> list[Evaluation]:
     return [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
 
 

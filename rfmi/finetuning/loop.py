@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, send_to_device, slice_tensors
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
@@ -105,7 +105,7 @@ def loop(
             first = k * settings.batch + accelerator.process_index * share
             with accelerator.accumulate(module):
                 with accelerator.autocast():
-                    losses.append(loss_of(batch.part(slice(first, first + share))))
+                    losses.append(loss_of(slice_tensors(batch, slice(first, first + share))))
                 accelerator.backward(losses[-1])
                 if accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(parameters.values(), settings.largest_gradient_norm)
@@ -153,7 +153,7 @@ def _loss_on(
         finally:
             transformer.enable_adapters()
 
-    return lambda batch: batch_loss(partial(velocity, module), base, batch.to(device))
+    return lambda batch: batch_loss(partial(velocity, module), base, send_to_device(batch, device))
 
 
 def _held_out_value(loss_of: Loss, held_out: Pairs, settings: FinetuningSettings) -> float:
@@ -162,7 +162,7 @@ def _held_out_value(loss_of: Loss, held_out: Pairs, settings: FinetuningSettings
     batch = draw_batch(held_out, replace(settings, batch=n, gradient_accumulation=1, seed=HELD_OUT_SEED), 0)
     values = []
     for first in range(0, n, settings.batch):
-        part = batch.part(slice(first, first + settings.batch))
+        part = slice_tensors(batch, slice(first, first + settings.batch))
         values.append(float(loss_of(part)) * len(part.x))
     return -sum(values) / n
 

@@ -7,7 +7,7 @@ that all have been seen, and the noise levels of a batch are stratified: one in 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,8 +44,7 @@ class Pairs:
         return hashed.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """x and noise (B, C, h, w), sigma (B,), rows of the conditioning (B,), advantages (B,) or None."""
 
     x: Tensor
@@ -53,14 +52,6 @@ class Batch:
     sigma: Tensor
     rows: Tensor
     advantages: Tensor | None = None
-
-    def part(self, rows: slice) -> Self:
-        """These rows of it."""
-        return Batch(*(None if value is None else value[rows] for value in vars(self).values()))
-
-    def to(self, device: torch.device | str) -> Self:
-        """All of it on a device."""
-        return Batch(*(None if value is None else value.to(device) for value in vars(self).values()))
 
 
 def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) -> Pairs:

@@ -93,6 +93,10 @@ class Method:
             return t, t / (1 - t) * (t.max() - t.min()) / (len(t) - 1)
         return t, torch.full_like(t, 1 / len(t))
 
+    def held_against(self, others: Tensor | None) -> Tensor | str | None:
+        """What `re_noising_draws` is to hold the prompt against: `others`, which are labels, where it asks for them."""
+        return {"null": "null", "prompts": others, "nothing": None}[self.against]
+
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample, one other prompt taken for each sample where prompts are held against."""

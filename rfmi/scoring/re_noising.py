@@ -33,7 +33,6 @@ from rfmi.fields import interpolate
 from rfmi.pipelines import PipelineField
 from rfmi.scoring.methods import DEFAULT_METHOD, FORMS, Method, method_named
 
-NULL = "null"
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
 
 
@@ -101,28 +100,12 @@ def re_noising_scores(
     others: (n, k) labels of the prompts held against, for a method that asks for them. batch: samples at once; it
     changes nothing but the time. Raises ValueError where such prompts are asked for and not given, or the reverse.
     """
-    before = field.evaluations
-    found = method_draws(field, x, labels, method, noises=range(method.noises), seed=seed, others=others, batch=batch)
-    return weighted(found, method.times_and_weights()[1], field.evaluations - before)
-
-
-def method_draws(
-    field: PipelineField,
-    x: Tensor,
-    labels: Tensor,
-    method: Method,
-    *,
-    noises: range,
-    seed: int,
-    others: Tensor | None = None,
-    batch: int = 32,
-) -> Tensor:
-    """f (n, levels, noises) of a method for some of its noises, from a pair on; the rest as in `re_noising_scores`."""
     if (method.against == "prompts") != (others is not None):
         raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
-    against = {"null": NULL, "prompts": others, "nothing": None}[method.against]
-    common = {"times": method.times_and_weights()[0], "noises": noises, "seed": seed, "batch": batch}
-    return re_noising_draws(field, x, labels, [method.form], against=against, **common)[method.form]
+    before, (times, weights) = field.evaluations, method.times_and_weights()
+    options = {"times": times, "noises": method.noises, "seed": seed, "batch": batch}
+    found = re_noising_draws(field, x, labels, [method.form], against=method.held_against(others), **options)
+    return weighted(found[method.form], weights, field.evaluations - before)
 
 
 def paired_noise(levels: int, noises: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -141,13 +124,13 @@ def re_noising_draws(
     times: Tensor,
     noises: int | range,
     seed: int,
-    against: Tensor | str | None = NULL,
+    against: Tensor | str | None = "null",
     batch: int = 32,
 ) -> dict[str, Tensor]:
     """f (n, levels, noises) of several forms, from the same velocities.
 
-    noises: how many, in turn eps and -eps, or which of them; against: NULL, (n, k) labels of other prompts, or None for
-    the conditional branch alone.
+    noises: how many, in turn eps and -eps, or which of them, from a pair on.
+    against: "null", (n, k) labels of other prompts, or None for the conditional branch alone.
     """
     which = range(noises) if isinstance(noises, int) else noises
     drawn = paired_noise(len(times), which.stop, x.shape[1:], torch.Generator().manual_seed(STREAM + seed))

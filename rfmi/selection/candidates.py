@@ -10,7 +10,7 @@ from torch import Tensor
 from rfmi.pipelines import PipelineField
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores
-from rfmi.scoring.re_noising import check_numbers, method_draws, weighted
+from rfmi.scoring.re_noising import check_numbers, re_noising_draws, weighted
 from rfmi.selection.pruning import Pruning
 
 KEPT, SCORED, DROPPED = "kept", "scored", "dropped as a draft"
@@ -122,9 +122,11 @@ class _Prompt:
 
     def draws(self, rows: Tensor, x: Tensor, method: Method, noises: range, seed: int) -> Tensor:
         """What a method makes of x under some of its noises, (rows, levels, noises)."""
-        others = self.others.expand(len(rows), -1) if method.against == "prompts" else None
+        others = None if self.others is None else self.others.expand(len(rows), -1)
+        options = {"against": method.held_against(others), "noises": noises, "seed": seed}
+        options["times"], _ = method.times_and_weights()
         with self.spending(rows):
-            return method_draws(self.flow, x, self.labels[rows], method, noises=noises, seed=seed, others=others)
+            return re_noising_draws(self.flow, x, self.labels[rows], [method.form], **options)[method.form]
 
 
 def _scores(draws: Tensor, method: Method, label: int) -> Scores:
