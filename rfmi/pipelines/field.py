@@ -40,9 +40,9 @@ class PipelineField:
     device: where to move the pipeline, None to leave it where it is.
     micro_batch: most rows in one forward pass, None for as many as are asked for; halved where memory runs out.
 
-    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w). Gradients flow
-    through velocities, not through encoding and decoding. Raises ValueError for a pipeline that is no velocity field,
-    for no prompts or an empty one, and for a size that the pipeline cannot draw.
+    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w), `conditioning` has
+    one row a prompt, in order, and the negative prompt's last. Gradients flow through velocities alone.
+    Raises ValueError for a pipeline that is no velocity field, no prompts or an empty one, and sizes that it cannot draw.
     """
 
     def __init__(
@@ -73,18 +73,13 @@ class PipelineField:
         self._rows, self._images = MicroBatches(micro_batch), MicroBatches(IMAGES_AT_ONCE)
         texts = [*self.prompts, negative_prompt]
         row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        self._row_of_label = torch.tensor([row_of_text[text] for text in texts])
-        self._distinct = self._encode_prompts(list(row_of_text)).to(self.device)
+        rows = torch.tensor([row_of_text[text] for text in texts])
+        self.conditioning = self._encoded_prompts(list(row_of_text)).to(self.device).rows(rows)
 
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
         return self.pipeline._execution_device
-
-    @property
-    def conditioning(self) -> Conditioning:
-        """One row a prompt, in order, and the negative prompt's last."""
-        return self._distinct.rows(self._row_of_label)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """u (B, C, h, w) at x_t (B, C, h, w) and t (B,), for labels (B,), or None for the negative prompt."""
@@ -97,8 +92,8 @@ class PipelineField:
     def velocities(self, x_t: Tensor, t: Tensor, branches: Sequence[Tensor | None]) -> list[Tensor]:
         """u(x_t, t | branch) for every branch, from one batched forward pass of len(branches) B rows.
 
-        x_t: (B, C, h, w); t: (B,) in [0, 1]; branches: labels (B,), or None for the negative prompt, so that a prompt
-        may be held against other prompts as well as against the null. Each u has the shape, dtype and device of x_t.
+        x_t: (B, C, h, w), whose shape, dtype and device each u has; t: (B,) in [0, 1].
+        branches: labels (B,), or None for the negative prompt.
         Raises ValueError for other shapes and labels, MemoryError where memory runs out at a single row.
         """
         if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
@@ -110,7 +105,7 @@ class PipelineField:
         x_t, sigma = x_t.repeat(len(branches), 1, 1, 1), sigma.repeat(len(branches))
 
         def velocity(part: slice) -> Tensor:
-            conditioning = self._distinct.rows(index[part]).to(device, dtype)
+            conditioning = self.conditioning.rows(index[part]).to(device, dtype)
             return -self.family.velocity(transformer, x_t[part].to(device, dtype), sigma[part], conditioning).to(x_t)
 
         velocities = torch.cat(self._rows(velocity, len(index)))
@@ -140,12 +135,10 @@ class PipelineField:
         """x_0 (n, C, h, w), float32: row i is where `pipeline(prompt, generator=generator)` starts for a CPU generator
         with seeds[i]. It is drawn in the dtype of the embeddings, as there: another dtype draws another noise.
         """
-        channels, *sides = self.shape
-        height, width = (side * self.pipeline.vae_scale_factor for side in sides)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        return self.pipeline.prepare_latents(
-            len(generators), channels, height, width, self._distinct.dtype, self.device, generators
-        ).float()
+        (channels, height, width), factor = self.shape, self.pipeline.vae_scale_factor
+        shape = (len(generators), channels, height * factor, width * factor)
+        return self.pipeline.prepare_latents(*shape, self.conditioning.dtype, self.device, generators).float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -179,10 +172,8 @@ class PipelineField:
 
         images = torch.cat(self._images(decoded, len(latents)))
         if not bool(images.isfinite().all()):
-            raise ValueError(
-                f"images came out as no numbers: the latents are none, or {vae.dtype} overflows in the autoencoder, "
-                "which pipeline.vae.to(torch.float32) cures"
-            )
+            said = f"images came out as no numbers: the latents are none, or {vae.dtype} overflows in the autoencoder"
+            raise ValueError(f"{said}, which pipeline.vae.to(torch.float32) cures")
         return images
 
     @property
@@ -191,23 +182,23 @@ class PipelineField:
         return config.get("shift_factor") or 0.0, config.scaling_factor
 
     @torch.no_grad()
-    def _encode_prompts(self, texts: list[str]) -> Conditioning:
+    def _encoded_prompts(self, texts: list[str]) -> Conditioning:
         def encoded(part: slice) -> Conditioning:
             return self.family.encode_prompts(self.pipeline, texts[part])
 
         return Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
-        """Which rows (n,) of the distinct conditioning n labels name, None the negative prompt's."""
+        """Which rows (n,) of the conditioning n labels name, None the negative prompt's."""
         if labels is None:
-            return self._row_of_label[-1:].expand(n)
+            return torch.full((n,), len(self.prompts))
         labels = torch.as_tensor(labels).cpu()
         if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give {n} integers, one a row")
         if labels.min() < 0 or labels.max() >= len(self.prompts):
             said = f"labels run from {labels.min()} to {labels.max()}"
             raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
-        return self._row_of_label[labels.long()]
+        return labels.long()
 
 
 class MicroBatches:
