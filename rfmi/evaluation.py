@@ -171,10 +171,8 @@ def _listed(evaluations: Evaluations) -> list[Evaluation]:
 
 
 def _check(prompts: Mapping[str, Sequence[str]], images_per_prompt: int, guidance: float) -> None:
-    if not isinstance(prompts, Mapping) or any(isinstance(texts, str) for texts in prompts.values()):
-        raise ValueError('prompts are lists by category; give a mapping like {"color": ["a red circle"]}')
-    if not prompts or not all(len(texts) for texts in prompts.values()):
-        raise ValueError("a category without a prompt cannot be evaluated; give at least one prompt for each")
+    if not prompts or not isinstance(prompts, Mapping) or any(isinstance(texts, str) for texts in prompts.values()):
+        raise ValueError('prompts are lists by category; give at least one prompt, as in {"color": ["a red circle"]}')
     if images_per_prompt < 1:
         raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
     check_guidance(guidance)

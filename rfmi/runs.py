@@ -29,9 +29,6 @@ SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
 SECONDS_TO_SIGN = 10.0  # most between a claim's first appearance and its process's name in it
 
 
-# --- files that are there whole or not at all
-
-
 @contextmanager
 def disk_space(folder: Path) -> Iterator[None]:
     """Turns the errors of a full disk into an OSError of one sentence, and removes what was written in part."""
@@ -88,25 +85,12 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-# --- what tells one run from another
-
-
 def plain(value: Any) -> Any:
     """A number or an array as JSON can write it, for `json.dumps(default=plain)`; TypeError for anything else."""
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return value.tolist()
     kind = type(value).__name__
     raise TypeError(f"a result holds numbers, texts, lists and mappings only, got {kind}; convert it first")
-
-
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces. Two equal values give the same text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
-
-
-def digest(value: Any) -> str:
-    """The sha256 of a value's canonical JSON text."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -153,9 +137,6 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return {"python": platform.python_version()} | {package: metadata.version(package) for package in packages}
 
 
-# --- processes
-
-
 def process_state():
     """Accelerate's `PartialState` of this run; it has to be told where processes have no accelerator."""
     from accelerate import PartialState
@@ -183,8 +164,8 @@ def work_on(folder: Path, settings: Mapping[str, Any], paths: Mapping[Unit, Path
 def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
-    paths: the file that vouches for each unit; the caller writes it before it asks for the next. What a process that
-        died had taken goes to another.
+    paths: the file that vouches for each unit, written before the next is asked for. What a dead process had taken
+        goes to another.
     """
     missing = dict(paths)
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:

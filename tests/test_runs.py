@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 
 from rfmi import runs
 from rfmi.runs import (
-    canonical,
     check_same,
     deal,
-    digest,
     disk_space,
     fingerprint,
     open_folder,
@@ -257,14 +255,6 @@ def test_other_errors_of_the_disk_pass_as_they_are(tmp_path):
 
 
 # What tells one run from another
-
-
-def test_equal_values_have_one_text_and_one_digest():
-    a, b = {"x": 1, "y": torch.tensor([1.0, 2.0])}, {"y": [1.0, 2.0], "x": 1}
-    assert canonical(a) == canonical(b) == '{"x":1,"y":[1.0,2.0]}'
-    assert digest(a) == digest(b) != digest({"x": 2, "y": [1.0, 2.0]})
-    with pytest.raises(TypeError, match="got set"):
-        canonical({"x": {1}})
 
 
 def test_other_weights_and_other_adapters_have_another_fingerprint():

@@ -111,12 +111,14 @@ def estimate_mutual_information(
     split = CrossFit.of(x, condition, folds, discrete_y, generator, device)
     network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], generator).to(device)
     training = train(network, split.base, split.x, split.y, split.training_rows, steps, generator)
-    base, scored = split.base_forms(seed), {}
+    drawn = split.monte_carlo(None, seed)
+    base, scored = split.exact(drawn), {}
     checks = {round(share * steps): (share, smallest) for share, smallest in SMALLEST_Z.items()}
     for step, averaged in enumerate(tqdm(training, total=steps, disable=not progress, delay=5, mininterval=5), 1):
         if step in checks:
             share, smallest = checks[step]
-            scored[share] = split.score(averaged, seed, base)
+            both = split.monte_carlo(averaged, seed)
+            scored[share] = {name: base[name] + both[name] - drawn[name] for name in both}
             added = scored[share]["residual"] - base["residual"]
             if added.mean() < smallest * added.std() / n**0.5:
                 return _result(base, base, float(added.mean()), split, False, 2 * n * DRAWS * len(scored))

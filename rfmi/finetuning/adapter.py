@@ -40,17 +40,12 @@ def adapted_layers(pipeline: DiffusionPipeline, targets: Sequence[str] | None) -
 def adapter_in(
     transformer: nn.Module, settings: FinetuningSettings, layers: list[str]
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """A new adapter, which changes nothing yet, for as long as the context lasts: its parameters by name, float32, the
-    only ones that require gradients. On leaving, and on any error, the transformer is as it was."""
+    """A new adapter, which changes nothing yet: its parameters by name, float32, the only ones that require gradients.
+    On leaving, and on any error, the transformer is as it was."""
     before = [(parameter, parameter.requires_grad) for parameter in transformer.parameters()]
     modes = [(module, module.training) for module in transformer.modules()]
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha or settings.rank,
-        use_dora=settings.dora,
-        target_modules=layers,
-        init_lora_weights="gaussian",
-    )
+    kind = {"r": settings.rank, "lora_alpha": settings.alpha or settings.rank, "use_dora": settings.dora}
+    config = LoraConfig(**kind, target_modules=layers, init_lora_weights="gaussian")
     try:
         transformer.requires_grad_(False)
         transformer.eval()

@@ -42,7 +42,7 @@ class PipelineField:
 
     `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w), `conditioning` has
     one row a prompt, in order, and the negative prompt's last. Gradients flow through velocities alone.
-    Raises ValueError for a pipeline that is no velocity field, no prompts or an empty one, and sizes that it cannot draw.
+    Raises ValueError for a pipeline that is no velocity field, no prompts or an empty one, and a size it cannot draw.
     """
 
     def __init__(
