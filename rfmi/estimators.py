@@ -99,7 +99,6 @@ def monte_carlo_forms(
     share: consecutive pairs that have t and eps in common, M for a table of M candidates per prompt; standard errors
         take pairs as independent, and hold for share = 1 only
     anchor: field whose null branch takes the place of u(x_t) in the residual form
-
     Raises ValueError for lengths that differ, for no noises, and for n not a multiple of share.
     """
     check_pairs(x, condition)

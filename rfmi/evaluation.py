@@ -23,7 +23,6 @@ from rfmi.runs import fingerprint, own_device, plain, read_tensors, work_on, wri
 from rfmi.sampling import check_guidance, sample
 from rfmi.statistics import mean_of_categories
 
-FIRST_SEED, IMAGES_A_PROMPT = 42, 10
 KEYS = ["category", "prompt", "seed"]
 Judge = Callable[[Tensor, Sequence[str], str], pd.DataFrame]
 
@@ -58,8 +57,8 @@ def evaluate(
     *,
     output: str | Path,
     features: Callable[[Tensor], Tensor] | None = None,
-    images_per_prompt: int = IMAGES_A_PROMPT,
-    first_seed: int = FIRST_SEED,
+    images_per_prompt: int = 10,
+    first_seed: int = 42,
     guidance: float = 4.0,
     steps: int = 28,
     device: torch.device | str | None = None,

@@ -58,7 +58,6 @@ class StratifiedTimes:
         grid: (G + 1,) increasing times
         values: (G + 1,) the curve there, not negative; a curve of zeros gives the uniform density
         floor: share of uniform density, in (0, 1]
-
         Raises ValueError for anything else.
         """
         edges, curve = (torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in (grid, values))
@@ -99,7 +98,6 @@ class StratifiedTimes:
         n: rows, a multiple of share
         generator: on the CPU
         share: rows in turn that have the same times
-
         Raises ValueError where n is not a multiple of share.
         """
         if share < 1 or n % share:

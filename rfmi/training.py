@@ -194,10 +194,9 @@ def check_steps(
         raise ValueError(f"{said}; ask for as many, or choose another folder")
     odd = [int(step) for step, _ in validation if step % validation_every and step < steps]
     if odd:
-        raise ValueError(
-            f"{folder} was validated at its last step {odd[0]}, which a run of {steps} steps is not; choose another "
-            f"folder, or make a run longer only from a multiple of {validation_every}"
-        )
+        said = f"{folder} was validated at its last step {odd[0]}, which a run of {steps} steps is not"
+        advice = f"choose another folder, or make a run longer only from a multiple of {validation_every}"
+        raise ValueError(f"{said}; {advice}")
 
 
 def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

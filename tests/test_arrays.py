@@ -12,7 +12,7 @@ from sklearn.preprocessing import QuantileTransformer
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from lab.oracles.tasks import student_task
 from rfmi import estimate_mutual_information
-from rfmi.arrays.checks import check_device
+from rfmi.arrays.mutual_information import check_device
 from rfmi.arrays.coordinates import CanonicalCoordinates, Whitening, normal_scores, shrink_correlations
 from rfmi.arrays.gaussian_base import GaussianBase
 from rfmi.arrays.network import FittedField, ResidualNetwork, train

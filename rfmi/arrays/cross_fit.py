@@ -72,7 +72,7 @@ class CrossFit:
         )
 
     def monte_carlo(self, network: ResidualNetwork | None, seed: int) -> Forms:
-        """Every form (n,) of base and network, each pair under the fold that did not see it, always by the same noise."""
+        """Every form (n,) of base and network, each pair under the fold that did not see it, in the same noise."""
         forms = {name: np.zeros(len(self.fold)) for name in FORMS}
         for k in range(len(self.x)):
             held = self.fold == k

@@ -113,10 +113,8 @@ class PipelineField:
         return list(velocities.chunk(len(branches)))
 
     def times(self, steps: int) -> Tensor:
-        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size.
-
-        Raises ValueError for a scheduler whose noise does not fall from step to step, as Heun's.
-        """
+        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size;
+        ValueError where noise does not fall from step to step, as Heun's."""
         scheduler, patch = deepcopy(self.pipeline.scheduler), self.pipeline.transformer.config.patch_size
         config, options = scheduler.config, {}
         if config.get("use_dynamic_shifting"):
@@ -133,8 +131,7 @@ class PipelineField:
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """x_0 (n, C, h, w), float32: row i is where `pipeline(prompt, generator=generator)` starts for a CPU generator
-        with seeds[i]. It is drawn in the dtype of the embeddings, as there: another dtype draws another noise.
-        """
+        with seeds[i]. It is drawn in the dtype of the embeddings, as there: another dtype draws another noise."""
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         (channels, height, width), factor = self.shape, self.pipeline.vae_scale_factor
         shape = (len(generators), channels, height * factor, width * factor)
@@ -158,10 +155,8 @@ class PipelineField:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w).
-
-        Raises ValueError for latents of another shape, and for images that are no numbers.
-        """
+        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w); ValueError for
+        latents of another shape, and for images that are no numbers."""
         vae, (shift, scale) = self.pipeline.vae, self._shift_and_scale
         if latents.ndim != 4 or tuple(latents.shape[1:]) != self.shape or not len(latents):
             raise ValueError(f"latents have the shape {tuple(latents.shape)}; give (n, {_listed(self.shape)})")

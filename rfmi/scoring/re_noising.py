@@ -69,10 +69,8 @@ def score(
     Raises ValueError for an unknown method, for images of another number, size or range, and for a pipeline that is no
     rectified flow; FloatingPointError for a score that is no number.
     """
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts is {prompts!r}; give a list, one prompt an image")
-    if len(images) != len(prompts):
-        raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give one prompt an image")
+    if isinstance(prompts, str) or len(images) != len(prompts):
+        raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give a list, one prompt an image")
     chosen, distinct = method_named(method), list(dict.fromkeys(prompts))
     height, width = images.shape[-2:]
     options = {"negative_prompt": negative_prompt, "device": device, "micro_batch": micro_batch}
@@ -156,10 +154,8 @@ def re_noising_draws(
 
 @torch.no_grad()
 def nearest_prompts(field: PipelineField, k: int = 2) -> Tensor:
-    """(P, k) labels: of every prompt of the field the k nearest others, by the cosine of embeddings less their mean.
-
-    The text encoder alone says what is near. Raises ValueError where there are fewer than k others.
-    """
+    """(P, k) labels: of every prompt of the field the k nearest others, by the cosine of embeddings less their mean;
+    ValueError where there are fewer. The text encoder alone says what is near."""
     n = len(field.prompts)
     if n <= k:
         raise ValueError(f"{n} prompts have no {k} others each; give more prompts, or a method that needs none")

@@ -18,9 +18,8 @@ from rfmi.sampling import check_guidance
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.re_noising import nearest_prompts
-from rfmi.selection.candidates import Recipe, draw_candidates
+from rfmi.selection.candidates import Pruning, Recipe, draw_candidates
 from rfmi.selection.folder import Selection, finish_folder, read_selection, unit_path, write_unit
-from rfmi.selection.pruning import Pruning
 
 
 def select(
