@@ -105,7 +105,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, free: Sequence[str] = ()) -> None:
-    """Raises ValueError where the facts of a place, by name, are not those asked for, but for the free ones."""
+    """Raises ValueError where the facts of a place, by name, differ from those asked for, the free ones apart."""
     asked = json.loads(json.dumps(asked))
     changed = sorted(name for name in {*there, *asked} - {*free} if there.get(name) != asked.get(name))
     if changed:
@@ -114,7 +114,7 @@ def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, 
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Start a folder of results, or go on in one of the same settings; ValueError for one of others, or no such one."""
+    """Start a folder of results, or go on in one of the same settings; ValueError for others, and for other things."""
     path = folder / SETTINGS
     held = folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir())
     if path.exists():
