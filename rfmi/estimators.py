@@ -31,7 +31,6 @@ import torch
 from rfmi.fields import VelocityField, both_branches, interpolate
 from rfmi.times import StratifiedTimes
 
-
 NORMAL_QUANTILE_95 = 1.959963984540054
 
 
@@ -41,13 +40,13 @@ class Estimate:
 
     value: the estimate
     standard_error: of the estimate
-    pointwise: (n,) values whose mean is `value`, None where the form has none
+    pointwise: (n,) values whose mean is `value`
     evaluations: network evaluations spent
     """
 
     value: float
     standard_error: float
-    pointwise: torch.Tensor | None
+    pointwise: torch.Tensor
     evaluations: int
 
     @property
@@ -58,10 +57,7 @@ class Estimate:
 
     @classmethod
     def from_pointwise(cls, pointwise: torch.Tensor, evaluations: int) -> Self:
-        """The mean of independent point-wise values (n,), with the standard error of that mean.
-
-        Raises ValueError for fewer than two values: one value has no standard error.
-        """
+        """The mean of independent point-wise values (n,) with its standard error; ValueError for fewer than two."""
         if pointwise.ndim != 1 or len(pointwise) < 2:
             shape = tuple(pointwise.shape)
             raise ValueError(f"{shape} is no vector of at least two point-wise values; score more pairs")
@@ -103,7 +99,6 @@ def monte_carlo_forms(
     share: consecutive pairs that have t and eps in common, M for a table of M candidates per prompt; standard errors
         take pairs as independent, and hold for share = 1 only
     anchor: field whose null branch takes the place of u(x_t) in the residual form
-
     Raises ValueError for lengths that differ, for no noises, and for n not a multiple of share.
     """
     check_pairs(x, condition)

@@ -11,21 +11,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
-from safetensors import safe_open
 from torch import Tensor
 
 from rfmi.pipelines import PipelineField
-from rfmi.runs import deal, fingerprint, open_folder, own_device, plain, process_state, write_tensors
+from rfmi.runs import fingerprint, own_device, plain, read_tensors, work_on, write_tensors
 from rfmi.sampling import check_guidance, sample
-from rfmi.statistics import RESAMPLES, mean_of_categories
+from rfmi.statistics import mean_of_categories
 
-FIRST_SEED, IMAGES_A_PROMPT = 42, 10
 KEYS = ["category", "prompt", "seed"]
 Judge = Callable[[Tensor, Sequence[str], str], pd.DataFrame]
 
@@ -50,6 +47,9 @@ class Evaluation:
         return self.by_prompt(column).groupby("category", sort=False).mean()
 
 
+Evaluations = Evaluation | Sequence[Evaluation]
+
+
 def evaluate(
     pipeline: DiffusionPipeline,
     prompts: Mapping[str, Sequence[str]],
@@ -57,8 +57,8 @@ def evaluate(
     *,
     output: str | Path,
     features: Callable[[Tensor], Tensor] | None = None,
-    images_per_prompt: int = IMAGES_A_PROMPT,
-    first_seed: int = FIRST_SEED,
+    images_per_prompt: int = 10,
+    first_seed: int = 42,
     guidance: float = 4.0,
     steps: int = 28,
     device: torch.device | str | None = None,
@@ -78,11 +78,9 @@ def evaluate(
     hold; OSError for a full disk.
     """
     _check(prompts, images_per_prompt, guidance)
-    folder, state, prompts_a_unit = Path(output), process_state(), max(1, batch // images_per_prompt)
-    device = own_device(device)
-    fields = {
-        name: PipelineField(pipeline, texts, device=device, micro_batch=2 * batch) for name, texts in prompts.items()
-    }
+    folder, prompts_a_unit = Path(output), max(1, batch // images_per_prompt)
+    common = {"device": own_device(device), "micro_batch": 2 * batch}
+    fields = {name: PipelineField(pipeline, texts, **common) for name, texts in prompts.items()}
     for category, field in fields.items():
         grey = torch.full((1, 3, *(side * pipeline.vae_scale_factor for side in field.shape[1:])), 0.5)
         json.dumps(_judged(judge, grey, field.prompts[:1], category).to_dict("records"), default=plain)
@@ -99,16 +97,13 @@ def evaluate(
         "features": features is not None,
         "weights": fingerprint(pipeline.transformer),
     }
-    if state.is_main_process:
-        open_folder(folder, settings)
-    state.wait_for_everyone()
     units = {
         (category, first): folder / f"{category}_{first:05d}.safetensors"
         for category, texts in prompts.items()
         for first in range(0, len(texts), prompts_a_unit)
     }
     seeds = range(first_seed, first_seed + images_per_prompt)
-    for category, first in deal(units, "evaluation"):
+    for category, first in work_on(folder, settings, units, "evaluation"):
         field = fields[category]
         labels = torch.arange(first, min(first + prompts_a_unit, len(field.prompts)))
         noise = field.noise(seeds).repeat(len(labels), 1, 1, 1)
@@ -120,35 +115,27 @@ def evaluate(
         tensors = {"aligned": torch.tensor(table.aligned.to_numpy(float))}
         if features is not None:
             tensors["features"] = _embedded(features, images)
-        write_tensors(units[category, first], tensors, {"rows": json.dumps(table.to_dict("records"), default=plain)})
-    state.wait_for_everyone()
-    tables, embedded = zip(*map(_read_unit, units.values()), strict=True)
-    images = pd.concat(tables, ignore_index=True)
-    others = [name for name in images if name not in (*KEYS, "aligned", "score")]
-    return Evaluation(images[[*KEYS, "aligned", "score", *others]], None if features is None else torch.cat(embedded))
+        write_tensors(units[category, first], tensors, rows=table.to_dict("records"))
+    found = [read_tensors(path) for path in units.values()]
+    images = pd.concat([pd.DataFrame(facts["rows"]) for _, facts in found], ignore_index=True)
+    images = images[list(dict.fromkeys([*KEYS, "aligned", "score", *images]))]
+    return Evaluation(images, None if features is None else torch.cat([tensors["features"] for tensors, _ in found]))
 
 
-def compare(
-    base: Evaluation | Sequence[Evaluation],
-    other: Evaluation | Sequence[Evaluation],
-    *,
-    column: str = "aligned",
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> pd.DataFrame:
+def compare(base: Evaluations, other: Evaluations, *, column: str = "aligned", seed: int = 0) -> pd.DataFrame:
     """other - base of a column, by category and in the mean of the categories: value, low, high, n (prompts).
 
     base, other: evaluations; several, as of one method trained from several seeds, are averaged image by image.
-    column: of `Evaluation.images`. seed, resamples: of the 95% intervals, which resample prompts and noises.
+    column: of `Evaluation.images`. seed: of the 95% intervals, which resample prompts and noises.
     Raises ValueError where they were not all evaluated on the same prompts and seeds.
     """
     evaluations = [*_listed(base), *_listed(other)]
     if any(not evaluations[0].images[KEYS].equals(each.images[KEYS]) for each in evaluations):
         raise ValueError("the evaluations have other prompts or seeds; evaluate all on the same ones")
-    return mean_of_categories(by_image(other, column) - by_image(base, column), seed, resamples)
+    return mean_of_categories(by_image(other, column) - by_image(base, column), seed)
 
 
-def by_image(evaluations: Evaluation | Sequence[Evaluation], column: str = "aligned") -> pd.DataFrame:
+def by_image(evaluations: Evaluations, column: str = "aligned") -> pd.DataFrame:
     """A column by category and prompt, one column a seed of images, in the mean over the evaluations."""
     columns = [each.images.set_index(KEYS)[column].astype(float) for each in _listed(evaluations)]
     return sum(column.unstack("seed", sort=False) for column in columns) / len(columns)
@@ -178,23 +165,13 @@ def _embedded(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return embedded
 
 
-def _read_unit(path: Path) -> tuple[pd.DataFrame, Tensor | None]:
-    """(one row an image, the images' features if they were asked for)."""
-    with safe_open(path, framework="pt") as file:
-        rows: list[dict[str, Any]] = json.loads(file.metadata()["rows"])
-        features = file.get_tensor("features") if "features" in file.keys() else None  # noqa: SIM118
-    return pd.DataFrame(rows), features
-
-
-def _listed(evaluations: Evaluation | Sequence[Evaluation]) -> list[Evaluation]:
+def _listed(evaluations: Evaluations) -> list[Evaluation]:
     return [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
 
 
 def _check(prompts: Mapping[str, Sequence[str]], images_per_prompt: int, guidance: float) -> None:
-    if not isinstance(prompts, Mapping) or any(isinstance(texts, str) for texts in prompts.values()):
-        raise ValueError('prompts are lists by category; give a mapping like {"color": ["a red circle"]}')
-    if not prompts or not all(len(texts) for texts in prompts.values()):
-        raise ValueError("a category without a prompt cannot be evaluated; give at least one prompt for each")
+    if not prompts or not isinstance(prompts, Mapping) or any(isinstance(texts, str) for texts in prompts.values()):
+        raise ValueError('prompts are lists by category; give at least one prompt, as in {"color": ["a red circle"]}')
     if images_per_prompt < 1:
         raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
     check_guidance(guidance)

@@ -64,14 +64,3 @@ def guided(u_conditional: torch.Tensor, u_unconditional: torch.Tensor, scale: fl
     if scale == 1:
         return u_conditional
     return u_unconditional + scale * (u_conditional - u_unconditional)
-
-
-def score(velocity: torch.Tensor, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """grad log p_t(x_t) = (t u - x_t) / (1 - t), shape (B, *).
-
-    Raises ValueError at t = 1, where a velocity no longer determines the score (0 / 0).
-    """
-    time = expand_time(t, x_t)
-    if bool((time >= 1).any()):
-        raise ValueError("the score cannot be read from a velocity at t = 1, where it is 0 / 0; ask for times below 1")
-    return (time * velocity - x_t) / (1 - time)

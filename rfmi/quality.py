@@ -34,18 +34,16 @@ def diversity(features: Tensor, groups: Sequence) -> Tensor:
     features: (n, d); groups: n labels, the groups coming out in the order of their first label. Raises ValueError for
     another number of labels than features, and for a group of one.
     """
-    labels = groups.tolist() if isinstance(groups, Tensor) else list(groups)
     features, _ = _checked(features, features)
-    if len(labels) != len(features):
-        raise ValueError(f"there are {len(features)} features and {len(labels)} labels; give one label a feature")
-    members: dict = {}
-    for i, label in enumerate(labels):
-        members.setdefault(label, []).append(i)
-    alone = [label for label, places in members.items() if len(places) < 2]
-    if alone:
-        raise ValueError(f"the group {alone[0]!r} has one image; diversity needs two or more of every prompt")
-    tables = [_distances(features[places], features[places]) for places in members.values()]
-    return torch.stack([table.sum() / (len(table) * (len(table) - 1)) for table in tables])
+    if len(groups) != len(features):
+        raise ValueError(f"there are {len(features)} features and {len(groups)} labels; give one label a feature")
+    members, means = pd.Series(range(len(groups))).groupby(np.asarray(groups), sort=False), []
+    for label, places in members:
+        if len(places) < 2:
+            raise ValueError(f"the group {label} has one image; diversity needs two or more of every prompt")
+        own = features[places.to_numpy()]
+        means.append(_distances(own, own).sum() / (len(own) * (len(own) - 1)))
+    return torch.stack(means)
 
 
 def quality_draws(
@@ -59,15 +57,14 @@ def quality_draws(
 ) -> pd.DataFrame:
     """Every measure, a column each, of the images as they are (row 0) and of `resamples` bootstrap resamples.
 
-    Images are resampled with replacement, within each set; or, where groups (n,) are given, whole groups (prompts) of
-    real and generated images alike, which are then as many and in the same order. The same generator then gives the
-    same resamples for any model, so that the difference of two models' rows is the bootstrap of their difference.
+    real, generated: features (n, d) and (m, d).
+    generator: the same one gives the same resamples for any model: two models' rows are paired.
+    groups: (n,) prompts, resampled whole, of as many real and generated images in the same order; None for images.
+    k: the neighbour that bounds an image's neighbourhood.
 
-    A resample holds the same image several times, which raises the Frechet distance and CMMD once more as a small
-    sample does; their bootstrap values are shifted back to have the mean of row 0, so that the spread is that of the
-    measure at this n and m. Neighbourhoods make no sense with repeated images: for precision and recall they stay
-    fixed, and the images judged by them are resampled. Raises ValueError as the measures do, for fewer than two
-    resamples, and for other groups.
+    Repeated images raise the Frechet distance and CMMD once more as a small sample does; their bootstrap values are
+    shifted back to have the mean of row 0. Neighbourhoods make no sense with repeated images: they stay fixed, and the
+    images judged by them are resampled. Raises ValueError as the measures do, and for fewer than two resamples.
     """
     if resamples < 2:
         raise ValueError(f"an interval needs two resamples or more, got {resamples}")

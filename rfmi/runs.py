@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,9 +27,6 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "t
 MACHINE = re.sub(r"\W", "-", platform.node())
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
 SECONDS_TO_SIGN = 10.0  # most between a claim's first appearance and its process's name in it
-
-
-# --- files that are there whole or not at all
 
 
 @contextmanager
@@ -50,8 +46,8 @@ def disk_space(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """The temporary name to write a file under; it takes its own name, on the disk, when the context ends. A reader, or
-    a crash at any moment, sees the old file or the new one. Raises OSError, in a sentence, where the disk is full."""
+    """The temporary name to write a file under, which takes its own name when the context ends: a reader, or a crash at
+    any moment, sees the old file or the new one. Raises OSError, in a sentence, where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{_writer()}.tmp")
     with disk_space(path.parent):
@@ -67,11 +63,19 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> None:
-    """Write a safetensors file with `facts` for its metadata, whole or not at all."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **facts: Any) -> None:
+    """Write a safetensors file, whole or not at all, with facts that JSON can hold."""
     whole = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    told = {name: json.dumps(value, default=plain) for name, value in facts.items()}
     with whole_file(path) as temporary:
-        save_file(whole, temporary, dict(facts))
+        save_file(whole, temporary, told)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the facts of such a file, by name."""
+    with safe_open(path, framework="pt") as file:
+        facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -81,25 +85,12 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-# --- what tells one run from another
-
-
 def plain(value: Any) -> Any:
     """A number or an array as JSON can write it, for `json.dumps(default=plain)`; TypeError for anything else."""
     if isinstance(value, np.ndarray | np.generic | torch.Tensor):
         return value.tolist()
     kind = type(value).__name__
     raise TypeError(f"a result holds numbers, texts, lists and mappings only, got {kind}; convert it first")
-
-
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces. Two equal values give the same text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
-
-
-def digest(value: Any) -> str:
-    """The sha256 of a value's canonical JSON text."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -114,10 +105,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, free: Sequence[str] = ()) -> None:
-    """Raises ValueError where what a place was made with is not what is asked for: they would be mixed.
-
-    there, asked: facts by name, JSON values; free: names of those that may differ.
-    """
+    """Raises ValueError where the facts of a place, by name, differ from those asked for, the free ones apart."""
     asked = json.loads(json.dumps(asked))
     changed = sorted(name for name in {*there, *asked} - {*free} if there.get(name) != asked.get(name))
     if changed:
@@ -126,10 +114,7 @@ def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, 
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Start a folder of results, or go on in one that was started with the same settings.
-
-    Raises ValueError for a folder that was started with others, or holds something else.
-    """
+    """Start a folder of results, or go on in one of the same settings; ValueError for others, and for other things."""
     path = folder / SETTINGS
     held = folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir())
     if path.exists():
@@ -142,17 +127,8 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """The version of Python and of each of these packages that is installed."""
-    installed = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
-
-
-# --- processes
+    """The version of Python and of each of these packages."""
+    return {"python": platform.python_version()} | {package: metadata.version(package) for package in packages}
 
 
 def process_state():
@@ -164,37 +140,45 @@ def process_state():
 
 
 def own_device(device: torch.device | str | None) -> torch.device | str | None:
-    """The device asked for; where none is and several processes run, this one's; None leaves a pipeline where it is."""
+    """The device asked for, or else that of one of several processes; None leaves a pipeline where it is."""
     state = process_state()
     return state.device if device is None and state.num_processes > 1 else device
+
+
+def work_on(folder: Path, settings: Mapping[str, Any], paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
+    """The units of a folder of these settings, as `open_folder` and `deal` have it, for all processes of a run."""
+    state = process_state()
+    if state.is_main_process:
+        open_folder(folder, settings)
+    state.wait_for_everyone()
+    yield from deal(paths, description)
+    state.wait_for_everyone()
 
 
 def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
-    paths: the file that vouches for each unit; the caller writes it before it asks for the next. What a process that
-        died had taken goes to another.
+    paths: the file that vouches for each unit, written before the next is asked for. What a dead process had taken
+        goes to another.
     """
-    waiting, passed = deque(paths), 0
+    missing = dict(paths)
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:
-        while waiting:
-            unit = waiting.popleft()
-            path = paths[unit]
-            if not path.exists() and _claimed(path):
-                try:
-                    if not path.exists():
-                        yield unit
-                finally:
-                    _claim(path).unlink(missing_ok=True)
-            if path.exists():
-                bar.update()
-                passed = 0
-                continue
-            waiting.append(unit)
-            passed += 1
-            if passed >= len(waiting):
+        while missing:
+            left = {}
+            for unit, path in missing.items():
+                if not path.exists() and _claimed(path):
+                    try:
+                        if not path.exists():
+                            yield unit
+                    finally:
+                        _claim(path).unlink(missing_ok=True)
+                if path.exists():
+                    bar.update()
+                else:
+                    left[unit] = path
+            if len(left) == len(missing):
                 time.sleep(SECONDS_BETWEEN_LOOKS)
-                passed = 0
+            missing = left
 
 
 def _claim(path: Path) -> Path:
@@ -207,24 +191,14 @@ def _claimed(path: Path) -> bool:
     claim.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
         try:
-            _write_claim(claim)
+            with disk_space(claim.parent), open(claim, "x", encoding="utf-8") as file:
+                file.write(_writer())
             return True
         except FileExistsError:
             if _is_at_work(claim):
                 return False
             claim.unlink(missing_ok=True)
     return False
-
-
-def _write_claim(claim: Path) -> None:
-    """Raises FileExistsError for one that is there; leaves none, and raises OSError, where the disk is full."""
-    with disk_space(claim.parent), open(claim, "x", encoding="utf-8") as file:
-        try:
-            file.write(_writer())
-            file.flush()
-        except OSError:
-            claim.unlink()
-            raise
 
 
 def _writer() -> str:
@@ -236,7 +210,7 @@ def _is_at_work(path: Path) -> bool:
     """Whether the process that a temporary file or a claim names may still be at work: of another machine always."""
     try:
         text, written = path.name if path.suffix == ".tmp" else path.read_text(encoding="utf-8"), path.stat().st_mtime
-        if not text:  # taken at this moment, or by a process that died before it wrote its name
+        if not text:  # taken at this moment, or by a process that could not write its name
             return time.time() - written < SECONDS_TO_SIGN
         named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
         if named is None:

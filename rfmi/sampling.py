@@ -15,27 +15,14 @@ is not an integral. None of the three is the point-wise information of the sampl
 samples against it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from rfmi.fields import VelocityField, both_branches, guided
 
 OFFICIAL_SMALLEST_SIGMA = 0.05
-
-
-@dataclass(frozen=True)
-class PathStep:
-    """One Euler step: from x_t at t, along the guided velocity, to `following` at t + dt; tensors (n, *)."""
-
-    t: float
-    dt: float
-    x_t: torch.Tensor
-    u_conditional: torch.Tensor
-    u_unconditional: torch.Tensor
-    u_guided: torch.Tensor
-    following: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -47,27 +34,6 @@ class PathScores:
     guided_path: torch.Tensor
     squared: torch.Tensor
     evaluations: int
-
-
-def sampling_steps(
-    field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
-) -> Iterator[PathStep]:
-    """Euler steps along the guided ODE, one by one; the last step's `following` is the sample.
-
-    noise: x_t (n, *) at the first of `times`, which is x_0 at 0; condition: n rows or labels; times: increasing grid
-    (S + 1,) in [0, 1]; guidance: g, 1 for none.
-    """
-    grid = [float(t) for t in times]
-    if len(grid) < 2 or grid[0] < 0 or grid[-1] > 1 or any(a >= b for a, b in zip(grid, grid[1:], strict=False)):
-        raise ValueError("times must be an increasing grid of at least two values in [0, 1]")
-    x_t = noise
-    for t, later in zip(grid, grid[1:], strict=False):
-        with torch.no_grad():
-            u_c, u_m = both_branches(field, x_t, noise.new_full((len(noise),), t), condition)
-            u_g = guided(u_c, u_m, guidance)
-            following = x_t + (later - t) * u_g
-        yield PathStep(t, later - t, x_t, u_c, u_m, u_g, following)
-        x_t = following
 
 
 @torch.no_grad()
@@ -85,53 +51,56 @@ def sample(
     noise: x_t (n, *) at the first of `times`, which is x_0 at 0.
     labels: (n,) prompts, or n rows of a condition.
     times: increasing grid (S + 1,), or a part of one.
-    guidance: 1 for none, at n evaluations a step in place of 2 n.
+    guidance: 1 for none, which leaves out the null branch: n evaluations a step in place of 2 n.
     batch: most samples at once, None for all.
     Raises ValueError for labels that are None, which is no prompt, and for a grid that does not rise.
     """
     if labels is None:
         raise ValueError("labels are None, the null prompt; give the number of a prompt for every image")
-    field = _WithoutNull(field) if guidance == 1 else field
-    parts = []
+    steps, samples = _steps(times), []
     for rows in torch.arange(len(noise)).split(batch or len(noise)):
-        for step in sampling_steps(field, noise[rows], labels[rows], times=times, guidance=guidance):
-            latents = step.following
-        parts.append(latents)
-    return torch.cat(parts)
+        x_t, own = noise[rows], labels[rows]
+        for t, later in steps:
+            now = x_t.new_full((len(x_t),), t)
+            if guidance == 1:
+                u = field(x_t, now, own)
+            else:
+                u = guided(*both_branches(field, x_t, now, own), guidance)
+            x_t = x_t + (later - t) * u
+        samples.append(x_t)
+    return torch.cat(samples)
 
 
-class _WithoutNull:
-    """A field whose null branch is not asked for, since guidance 1 multiplies it by 0."""
-
-    def __init__(self, field: VelocityField) -> None:
-        self.field = field
-
-    def both(self, x_t: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        u = self.field(x_t, t, labels)
-        return u, u
-
-
+@torch.no_grad()
 def path_scores(
     field: VelocityField, noise: torch.Tensor, condition: torch.Tensor, *, times: torch.Tensor, guidance: float = 1.0
 ) -> PathScores:
-    """Samples and all three scores of their trajectories from one pass; arguments as in `sampling_steps`.
+    """Samples and all three scores of their trajectories from one pass; arguments as in `sample`.
 
     Costs 2 n evaluations a step. Raises ValueError for a grid without a step the official code would score.
     """
     totals = torch.zeros(3, len(noise), dtype=torch.float64, device=noise.device)
-    scored = 0
-    for step in sampling_steps(field, noise, condition, times=times, guidance=guidance):
-        weight = step.t / (1 - step.t)
-        delta = step.u_conditional - step.u_unconditional
-        totals[0] += step.dt * weight * _dot(step.u_conditional, delta)
-        totals[2] += step.dt * weight * _dot(delta, delta)
-        if OFFICIAL_SMALLEST_SIGMA < 1 - step.t < 1:
-            totals[1] += weight * _dot(step.u_guided, step.u_guided - step.u_unconditional)
+    x_t, scored = noise, 0
+    for t, later in _steps(times):
+        u_c, u_m = both_branches(field, x_t, x_t.new_full((len(x_t),), t), condition)
+        u_g, delta, weight = guided(u_c, u_m, guidance), u_c - u_m, t / (1 - t)
+        totals[0] += (later - t) * weight * _dot(u_c, delta)
+        totals[2] += (later - t) * weight * _dot(delta, delta)
+        if OFFICIAL_SMALLEST_SIGMA < 1 - t < 1:
+            totals[1] += weight * _dot(u_g, u_g - u_m)
             scored += 1
+        x_t = x_t + (later - t) * u_g
     if not scored:
         raise ValueError("no step of this grid has 0.05 < sigma < 1, so the official score is empty; use a finer grid")
-    evaluations = 2 * len(noise) * (len(times) - 1)
-    return PathScores(step.following, totals[0], totals[1] / scored, totals[2], evaluations)
+    return PathScores(x_t, totals[0], totals[1] / scored, totals[2], 2 * len(noise) * (len(times) - 1))
+
+
+def _steps(times: torch.Tensor) -> list[tuple[float, float]]:
+    """From which time to which, step by step."""
+    grid = times.tolist()
+    if len(grid) < 2 or grid[0] < 0 or grid[-1] > 1 or any(a >= b for a, b in pairwise(grid)):
+        raise ValueError("times must be an increasing grid of at least two values in [0, 1]")
+    return list(pairwise(grid))
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import ArrayLike
 
+Numbers = pd.Series | pd.DataFrame
 MEAN = "mean"
 RESAMPLES = 2_000
 TAILS = (0.025, 0.975)
@@ -34,16 +35,16 @@ class Mean:
         return cls(float(value), float(low), float(high), n)
 
 
-def bootstrap_mean(values: torch.Tensor | np.ndarray, seed: int, resamples: int = RESAMPLES) -> Mean:
+def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Mean:
     """The mean of one value a prompt, (P,); ValueError for fewer than two, or values that are not finite."""
-    array = values.double().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
+    array = np.asarray(values, float)
     if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError("a bootstrap needs a vector of at least two finite values; leave out prompts without one")
     chosen = np.random.default_rng(seed).integers(len(array), size=(resamples, len(array)))
     return Mean.of(array.mean(), array[chosen].mean(1), len(array))
 
 
-def mean_of_categories(values: pd.Series | pd.DataFrame, seed: int, resamples: int = RESAMPLES) -> pd.DataFrame:
+def mean_of_categories(values: Numbers, seed: int, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Rows of value, low, high and n (prompts), by category and in the mean of the categories.
 
     values: numbers by category and prompt, or columns of them, one a noise; prompts are resampled within each category.
@@ -59,17 +60,10 @@ def mean_of_categories(values: pd.Series | pd.DataFrame, seed: int, resamples: i
     return pd.DataFrame(rows).T.astype({"n": int})
 
 
-def share_of_the_way(
-    start: pd.Series | pd.DataFrame,
-    reached: pd.Series | pd.DataFrame,
-    goal: pd.Series | pd.DataFrame,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> Mean:
+def share_of_the_way(start: Numbers, reached: Numbers, goal: Numbers, seed: int, resamples: int = RESAMPLES) -> Mean:
     """(reached - start) / (goal - start) in the mean of the categories, of numbers as `mean_of_categories` takes them.
 
-    NaN where the goal is no way above the start; so is the interval where that holds for more than one resampling in
-    forty.
+    NaN where the goal is no way above the start, and an interval of NaN where that holds for one resampling in forty.
     """
     random, noises, sums = np.random.default_rng(seed), _Noises(start, seed, resamples), np.zeros((2, resamples + 1))
     for _, part in start.groupby("category", sort=False):
@@ -88,11 +82,11 @@ def share_of_the_way(
 class _Noises:
     """Which noises each resampling draws, the same for all categories."""
 
-    def __init__(self, values: pd.Series | pd.DataFrame, seed: int, resamples: int) -> None:
+    def __init__(self, values: Numbers, seed: int, resamples: int) -> None:
         n = values.shape[1] if values.ndim == 2 else 1
         self.drawn = np.random.default_rng([seed, 1]).integers(n, size=(resamples, n))
 
-    def means(self, part: pd.Series | pd.DataFrame, rows: np.ndarray) -> tuple[float, np.ndarray]:
+    def means(self, part: Numbers, rows: np.ndarray) -> tuple[float, np.ndarray]:
         """The mean of all numbers, and that of every resampling, its prompts given as `rows`."""
         numbers = part.to_numpy(float).reshape(len(part), -1)
         return numbers.mean(), np.take_along_axis(numbers[rows].mean(1), self.drawn, 1).mean(1)

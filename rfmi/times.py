@@ -29,7 +29,7 @@ def gauss_legendre(nodes: int, t_min: float = 0.0, t_max: float = 1.0) -> tuple[
 
 @dataclass(frozen=True)
 class StratifiedTimes:
-    """One time per stratum under a density that is constant on cells; build it by `uniform`, `from_curve` or `matched`.
+    """One time per stratum under a density that is constant on cells; built by `uniform`, `from_curve` or `matched`.
 
     draws: times per pair, J
     edges: (G + 1,) increasing cell borders, from t_min to t_max
@@ -58,7 +58,6 @@ class StratifiedTimes:
         grid: (G + 1,) increasing times
         values: (G + 1,) the curve there, not negative; a curve of zeros gives the uniform density
         floor: share of uniform density, in (0, 1]
-
         Raises ValueError for anything else.
         """
         edges, curve = (torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in (grid, values))
@@ -80,28 +79,18 @@ class StratifiedTimes:
         cls,
         draws: int,
         integrand: Callable[[torch.Tensor], torch.Tensor],
-        t_min: float = 0.0,
-        t_max: float = 1.0,
         cells: int = 200,
         floor: float = 0.1,
     ) -> Self:
-        """Density matched to the magnitude of an integrand, such as a Gaussian field's `squared_integrand`.
+        """Density matched on [0, 1] to the magnitude of an integrand, such as a Gaussian field's `squared_integrand`.
 
         draws: times per pair
-        integrand: maps t (cells + 1,) to as many values, finite on the whole of [t_min, t_max]
-        t_min, t_max: where times lie
+        integrand: maps t (cells + 1,) to as many finite values
         cells: on each of which the density is constant
         floor: share of uniform density, in (0, 1]
         """
-        _check_range(t_min, t_max)
-        grid = torch.linspace(t_min, t_max, cells + 1, dtype=torch.float64)
+        grid = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
         return cls.from_curve(draws, grid, integrand(grid).abs(), floor)
-
-    def density(self, t: torch.Tensor) -> torch.Tensor:
-        """q(t), the shape of t; 0 outside [t_min, t_max]."""
-        cell = (torch.searchsorted(self.edges, t.double(), right=True) - 1).clamp(0, len(self.mass) - 1)
-        inside = (t >= self.edges[0]) & (t <= self.edges[-1])
-        return (self.mass / self.edges.diff())[cell] * inside
 
     def draw(self, n: int, generator: torch.Generator, share: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
         """Times and weights, each (n, draws) in float64.
@@ -109,7 +98,6 @@ class StratifiedTimes:
         n: rows, a multiple of share
         generator: on the CPU
         share: rows in turn that have the same times
-
         Raises ValueError where n is not a multiple of share.
         """
         if share < 1 or n % share:

@@ -5,22 +5,20 @@ moving average, the optimisers' state, every loss and every validation, and noth
 where a killed run was. It is a safetensors file, written whole or not at all.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.amp import GradScaler
 
-from rfmi.runs import check_same, write_tensors
+from rfmi.runs import check_same, read_tensors, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -77,23 +75,17 @@ class Training:
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
 
     def look(self, validate: Callable[[], float]) -> None:
-        """Validate the average."""
-        step = len(self.losses)
-        with self.holding(self.average), torch.no_grad():
-            value = validate()
+        """Validate the average, which the parameters hold meanwhile."""
+        step, own = len(self.losses), {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.fill(self.average)
+        try:
+            with torch.no_grad():
+                value = validate()
+        finally:
+            self.fill(own)
         self.validation.append((step, _number(value, "value of the validation", step)))
         if step and self.chosen_step == step:
             self.best = {name: average.clone() for name, average in self.average.items()}
-
-    @contextmanager
-    def holding(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """The parameters hold other values, for as long as the context lasts."""
-        own = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.fill(values)
-        try:
-            yield
-        finally:
-            self.fill(own)
 
     @torch.no_grad()
     def fill(self, values: Mapping[str, Tensor]) -> None:
@@ -103,43 +95,37 @@ class Training:
 
     def write(self, path: Path, run: Mapping[str, Any], scaler: GradScaler | None) -> None:
         """Write the checkpoint of a run; OSError, in a sentence, where the disk is full."""
-        tensors = {f"weights.{name}": value for name, value in self.parameters.items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        parts = {"weights": self.parameters, "average": self.average, "best": self.best}
         for k, optimizer in enumerate(self.optimizers):
-            for i, entries in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{k}.{i}.{name}": torch.as_tensor(value) for name, value in entries.items()}
+            parts |= {f"optimizer.{k}.{i}": entries for i, entries in optimizer.state_dict()["state"].items()}
+        named = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        tensors = {name: torch.as_tensor(value) for name, value in named.items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors["validation"] = torch.tensor(self.validation, dtype=torch.float64).reshape(-1, 2)
-        scale = {} if scaler is None else scaler.state_dict()
-        write_tensors(path, tensors, {"run": json.dumps(run), "scaler": json.dumps(scale)})
+        write_tensors(path, tensors, run=run, scaler={} if scaler is None else scaler.state_dict())
 
     def read(self, path: Path, run: Mapping[str, Any], free: Sequence[str], scaler: GradScaler | None) -> None:
         """Go on from a checkpoint. Raises ValueError for one that is damaged, of another run or of other weights."""
         try:
-            with safe_open(path, framework="pt") as file:
-                facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors, facts = read_tensors(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}); remove it, and the training starts anew") from error
         if not facts.keys() >= {"run", "scaler"}:
             raise ValueError(f"{path} is no checkpoint of a training; move it away, and the training starts anew")
         check_same(facts["run"], run, path.parent, free)
-        weights, average = _part(tensors, "weights."), _part(tensors, "average.")
+        weights = _part(tensors, "weights")
         shapes = {name: value.shape for name, value in weights.items()}
         if shapes != {name: value.shape for name, value in self.parameters.items()}:
             raise ValueError(f"{path} is of another network; move it away, and the training starts anew")
         self.fill(weights)
-        for name, value in average.items():
-            self.average[name].copy_(value)
-        device = next(iter(self.average.values())).device
-        self.best = {name: value.to(device) for name, value in _part(tensors, "best.").items()}
+        for name, value in self.average.items():
+            value.copy_(tensors[f"average.{name}"])
+        self.best = {name: value.to(self.average[name]) for name, value in _part(tensors, "best").items()}
         for k, optimizer in enumerate(self.optimizers):
-            states: dict[int, dict[str, Tensor]] = {}
-            for name, value in _part(tensors, f"optimizer.{k}.").items():
-                i, key = name.split(".", 1)
-                states.setdefault(int(i), {})[key] = value
-            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+            state = optimizer.state_dict()
+            numbers = [i for group in state["param_groups"] for i in group["params"]]
+            state["state"] = {i: _part(tensors, f"optimizer.{k}.{i}") for i in numbers}
+            optimizer.load_state_dict(state)
         self.losses = tensors["losses"].tolist()
         self.validation = [(int(step), value) for step, value in tensors["validation"].tolist()]
         if scaler is not None and facts["scaler"]:
@@ -182,21 +168,21 @@ def train(
         training.look(validate)
     last_written = time.monotonic()
     for step in range(len(training.losses), steps):
+        done, last = step + 1, step + 1 == steps
         for optimizer, rates in zip(training.optimizers, highest, strict=True):
             for group, most in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = most * rate(step)
         training.add(take_step(step))
-        last = step + 1 == steps
-        if validate is not None and (last or (step + 1) % validation_every == 0):
+        if validate is not None and (last or done % validation_every == 0):
             training.look(validate)
         if checkpoint_steps:
-            due = (step + 1) % checkpoint_steps == 0
+            due = done % checkpoint_steps == 0
         else:
             due = time.monotonic() - last_written > checkpoint_seconds
         if (due or last) and writes:
             training.write(checkpoint, run, scaler)
             last_written = time.monotonic()
-        yield step + 1, training.losses[-1]
+        yield done, training.losses[-1]
 
 
 def check_steps(
@@ -204,25 +190,21 @@ def check_steps(
 ) -> None:
     """Raises ValueError for a folder of more steps than are asked for, or looked at where a longer run would not be."""
     if len(losses) > steps:
-        raise ValueError(
-            f"{folder} was trained for {len(losses)} steps and {steps} are asked for; ask for as many, or choose "
-            "another folder"
-        )
+        said = f"{folder} was trained for {len(losses)} steps and {steps} are asked for"
+        raise ValueError(f"{said}; ask for as many, or choose another folder")
     odd = [int(step) for step, _ in validation if step % validation_every and step < steps]
     if odd:
-        raise ValueError(
-            f"{folder} was validated at its last step {odd[0]}, which a run of {steps} steps is not; choose another "
-            f"folder, or make a run longer only from a multiple of {validation_every}"
-        )
+        said = f"{folder} was validated at its last step {odd[0]}, which a run of {steps} steps is not"
+        advice = f"choose another folder, or make a run longer only from a multiple of {validation_every}"
+        raise ValueError(f"{said}; {advice}")
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _part(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
 
 
 def _number(value: float, what: str, step: int) -> float:
     if not math.isfinite(value):
-        raise FloatingPointError(
-            f"the {what} is no number at step {step}; lower the learning rate, and call again in another folder"
-        )
+        said = f"the {what} is no number at step {step}"
+        raise FloatingPointError(f"{said}; lower the learning rate, and call again in another folder")
     return float(value)

@@ -20,7 +20,7 @@ import torch
 import lab.study.code as code_module
 from lab import study
 from lab.paths import repository_root
-from lab.study.code import Meaning, code_version
+from lab.study.code import Meaning, canonical, code_version, digest
 from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
 from rfmi.selection import Pruning
 
@@ -145,6 +145,14 @@ def test_code_version_knows_worlds_and_other_files(tmp_path, monkeypatch):
     assert code_version(World()) == first != code_version("lab.paths")
     weights.write_text("2")
     assert code_version(World()) != first
+
+
+def test_equal_values_have_one_text_and_one_digest():
+    a, b = {"x": 1, "y": torch.tensor([1.0, 2.0])}, {"y": [1.0, 2.0], "x": 1}
+    assert canonical(a) == canonical(b) == '{"x":1,"y":[1.0,2.0]}'
+    assert digest(a) == digest(b) != digest({"x": 2, "y": [1.0, 2.0]})
+    with pytest.raises(TypeError, match="got set"):
+        canonical({"x": {1}})
 
 
 CELL = '''

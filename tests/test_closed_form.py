@@ -7,8 +7,9 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from lab.oracles.change_of_variables import score
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
-from rfmi.fields import both_branches, expand_time, guided, interpolate, score
+from rfmi.fields import both_branches, expand_time, guided, interpolate
 from rfmi.times import gauss_legendre
 
 ONE = torch.ones(1, dtype=torch.float64)

@@ -29,9 +29,9 @@ from torch.nn import functional
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi import runs
 from rfmi.fields import interpolate
-from rfmi.finetuning import PAPER, FinetuningSettings, finetune, loop, read_finetuned, results
+from rfmi.finetuning import PAPER, FinetuningSettings, finetune, loop, read_finetuned, tuning
 from rfmi.finetuning.adapter import adapter_in
-from rfmi.finetuning.losses import batch_loss
+from rfmi.finetuning.loop import batch_loss
 from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
 from rfmi.pipelines import Conditioning, PipelineField, family_of
 from rfmi.selection import Selection, select
@@ -187,8 +187,7 @@ def test_every_pair_is_seen_equally_often_in_a_new_order():
 def test_a_batch_depends_on_seed_and_step_alone():
     pairs = training_pairs(selection(), QUICK, "score")
     first, again = draw_batch(pairs, QUICK, 3), draw_batch(pairs, QUICK, 3)
-    assert_equal({n: v for n, v in vars(first).items() if v is not None},
-                 {n: v for n, v in vars(again).items() if v is not None})  # fmt: skip
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first, again, strict=True))
     for other in (draw_batch(pairs, QUICK, 4), draw_batch(pairs, replace(QUICK, seed=1), 3)):
         assert not torch.equal(first.noise, other.noise) and not torch.equal(first.sigma, other.sigma)
 
@@ -677,7 +676,7 @@ def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeli
         raise KeyboardInterrupt
 
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
-    monkeypatch.setattr(results, "write_atomically", killed)
+    monkeypatch.setattr(tuning, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=8))
     monkeypatch.undo()
@@ -829,7 +828,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
     def full(*_):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(results, "write_lora", full)
+    monkeypatch.setattr(tuning, "write_lora", full)
     with pytest.raises(OSError, match="is full"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]

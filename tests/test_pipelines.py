@@ -238,7 +238,7 @@ def test_one_forward_pass_gives_what_one_for_each_branch_gives(field):
 def test_batches_and_micro_batches_change_nothing(small, field, micro_batch):
     x_t, t, labels = draws(field, 4)
     expected = field.both(x_t, t, labels)
-    split = PipelineField(small, PROMPTS, micro_batch=micro_batch, conditioning=field.conditioning)
+    split = PipelineField(small, PROMPTS, micro_batch=micro_batch)
     row_by_row = [field.both(x_t[i : i + 1], t[i : i + 1], labels[i : i + 1]) for i in range(4)]
     for found in (split.both(x_t, t, labels), [torch.cat(parts) for parts in zip(*row_by_row, strict=True)]):
         torch.testing.assert_close(tuple(found), expected, **CLOSE)
@@ -270,30 +270,29 @@ def limit_memory(monkeypatch, transformer, most_rows, error):
 def test_when_memory_runs_out_the_micro_batch_is_halved_and_stays_so(small, field, monkeypatch, error):
     x_t, t, labels = draws(field, 5)
     expected = field.both(x_t, t, labels)
-    limited = PipelineField(small, PROMPTS, conditioning=field.conditioning)
+    limited = PipelineField(small, PROMPTS)
     attempts = limit_memory(monkeypatch, small.transformer, 3, error)
     for tried in ([10, 5, 2, 2, 2, 2, 2], [2] * 5):
         torch.testing.assert_close(limited.both(x_t, t, labels), expected, **CLOSE)
         assert attempts == tried
         attempts.clear()
-    assert limited.micro_batch == 2 and limited.evaluations == 20
+    assert limited.evaluations == 20
 
 
 def test_other_errors_and_a_single_row_that_does_not_fit_are_reported(small, field, monkeypatch):
     limit_memory(monkeypatch, small.transformer, 0, torch.OutOfMemoryError("out of memory"))
     with pytest.raises(MemoryError, match="a single row"):
-        PipelineField(small, PROMPTS, conditioning=field.conditioning)(*draws(field, 3))
+        PipelineField(small, PROMPTS)(*draws(field, 3))
     limit_memory(monkeypatch, small.transformer, 0, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes cannot"):
         field(*draws(field, 3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_noise_is_what_the_pipeline_draws(field, dtype):
-    conditioning = field.conditioning.to(dtype=dtype)
-    rounded = PipelineField(field.pipeline, PROMPTS, conditioning=conditioning, height=16, width=24)
-    found = rounded.noise([7, 8, 7])
-    expected = field.pipeline.prepare_latents(2, 4, 16, 24, dtype, torch.device("cpu"), [seeded(7), seeded(8)])
+def test_noise_is_what_the_pipeline_draws(dtype):
+    pipeline = make_stable_diffusion_3().to(dtype)
+    found = PipelineField(pipeline, PROMPTS, height=16, width=24).noise([7, 8, 7])
+    expected = pipeline.prepare_latents(2, 4, 16, 24, dtype, torch.device("cpu"), [seeded(7), seeded(8)])
     assert found.dtype == torch.float32 and found.shape == (3, 4, 8, 12)
     assert torch.equal(found[:2], expected.float()) and torch.equal(found[2], found[0])
 
@@ -354,18 +353,15 @@ def count_prompts(monkeypatch, pipeline):
     return seen
 
 
-def test_every_prompt_is_encoded_once_and_conditioning_can_be_handed_on(small, field, monkeypatch):
+def test_every_prompt_is_encoded_once(small, field, monkeypatch):
     seen = count_prompts(monkeypatch, small)
     listed = [*PROMPTS, PROMPTS[0]]
     repeated = PipelineField(small, listed)
-    assert seen == [*PROMPTS, ""]
-    again = PipelineField(small, listed, conditioning=repeated.conditioning)
-    assert seen == [*PROMPTS, ""] and len(again.conditioning) == 4
+    assert seen == [*PROMPTS, ""] and len(repeated.conditioning) == 4
     x_t, t, _ = draws(field, 4)
-    for other in (repeated, again):
-        found = other(x_t, t, torch.tensor([2, 1, 1, 0]))
-        torch.testing.assert_close(found, field(x_t, t, torch.tensor([0, 1, 1, 0])), **CLOSE)
-        torch.testing.assert_close(other(x_t, t), field(x_t, t), **CLOSE)
+    found = repeated(x_t, t, torch.tensor([2, 1, 1, 0]))
+    torch.testing.assert_close(found, field(x_t, t, torch.tensor([0, 1, 1, 0])), **CLOSE)
+    torch.testing.assert_close(repeated(x_t, t), field(x_t, t), **CLOSE)
 
 
 def test_many_prompts_are_encoded_in_batches(small, monkeypatch):
@@ -380,9 +376,8 @@ def test_many_prompts_are_encoded_in_batches(small, monkeypatch):
 
 def test_without_a_third_encoder_its_rows_are_zeros(small):
     pipeline = StableDiffusion3Pipeline(**{**small.components, "text_encoder_3": None, "tokenizer_3": None})
-    for length, rows in ((None, 256), (7, 7), (1, 1)):
-        embeddings = encode_prompts(pipeline, PROMPTS, max_sequence_length=length).tensors["encoder_hidden_states"]
-        assert embeddings.shape == (2, 16 + rows, 256) and not embeddings[:, 16:].any() and embeddings[:, :16].any()
+    embeddings = encode_prompts(pipeline, PROMPTS).tensors["encoder_hidden_states"]
+    assert embeddings.shape == (2, 16 + 256, 256) and not embeddings[:, 16:].any() and embeddings[:, :16].any()
 
 
 def test_conditioning_keeps_its_rows_and_its_masks():
@@ -484,7 +479,6 @@ def test_a_pipeline_without_a_null_branch_or_of_an_unknown_family_is_refused():
         (PROMPTS, {"height": 17}, "17 by 16 pixels"),
         (PROMPTS, {"width": 0}, "16 by 0 pixels"),
         (PROMPTS, {"micro_batch": 0}, "at least 1"),
-        (PROMPTS, {"conditioning": Conditioning({"states": torch.zeros(2, 4)})}, "2 rows for 2 prompts"),
     ],
 )
 def test_prompts_and_sizes_that_cannot_be_are_refused(small, prompts, options, reason):

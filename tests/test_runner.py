@@ -18,8 +18,8 @@ from tqdm import tqdm
 from lab import __main__ as command_line
 from lab.paths import notebooks_folder, repository_root
 from lab.study import pages, runner
+from lab.study.code import digest
 from lab.study.profiles import Job, Refusal, choose_notebooks, default_parameters, numbered_notebooks, plan
-from rfmi.runs import digest
 
 FAILING = """
 # A study that fails

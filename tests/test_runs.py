@@ -15,13 +15,12 @@ from safetensors.torch import load_file
 
 from rfmi import runs
 from rfmi.runs import (
-    canonical,
     check_same,
     deal,
-    digest,
     disk_space,
     fingerprint,
     open_folder,
+    read_tensors,
     versions,
     whole_file,
     write_atomically,
@@ -155,7 +154,7 @@ def test_a_unit_that_the_caller_did_not_write_comes_again(tmp_path):
     assert [next(units), next(units)] == [0, 0]
 
 
-def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_claim_that_lasts(tmp_path, monkeypatch):
     answers = iter([OSError(errno.ENOSPC, "x"), "a.1"])
 
     def full():
@@ -167,7 +166,9 @@ def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_writer", full)
     with pytest.raises(OSError, match="is full"):
         next(deal(files(tmp_path), "work"))
-    assert names(tmp_path) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "SECONDS_TO_SIGN", 0.0)
+    assert work(tmp_path) == list(UNITS)
 
 
 # Folders
@@ -230,10 +231,12 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
 
 def test_tensors_are_kept_to_the_bit_with_their_facts(tmp_path):
     whole = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
-    write_tensors(tmp_path / "a.safetensors", {"part": whole[:, 1:3], "same": whole, "turned": whole.T}, {"b": "c"})
+    write_tensors(tmp_path / "a.safetensors", {"part": whole[:, 1:3], "same": whole, "turned": whole.T}, b=["c"])
     kept = load_file(tmp_path / "a.safetensors")
     assert torch.equal(kept["part"], whole[:, 1:3]) and torch.equal(kept["turned"], whole.T)
     assert names(tmp_path) == ["a.safetensors"]
+    tensors, facts = read_tensors(tmp_path / "a.safetensors")
+    assert all(torch.equal(tensors[name], kept[name]) for name in kept) and facts == {"b": ["c"]}
 
 
 def test_a_full_disk_is_said_and_what_was_written_in_part_is_removed(tmp_path):
@@ -252,14 +255,6 @@ def test_other_errors_of_the_disk_pass_as_they_are(tmp_path):
 
 
 # What tells one run from another
-
-
-def test_equal_values_have_one_text_and_one_digest():
-    a, b = {"x": 1, "y": torch.tensor([1.0, 2.0])}, {"y": [1.0, 2.0], "x": 1}
-    assert canonical(a) == canonical(b) == '{"x":1,"y":[1.0,2.0]}'
-    assert digest(a) == digest(b) != digest({"x": 2, "y": [1.0, 2.0]})
-    with pytest.raises(TypeError, match="got set"):
-        canonical({"x": {1}})
 
 
 def test_other_weights_and_other_adapters_have_another_fingerprint():
@@ -281,4 +276,4 @@ def test_other_weights_and_other_adapters_have_another_fingerprint():
 
 def test_versions_are_those_installed():
     assert versions()["torch"] == torch.__version__ and "python" in versions()
-    assert versions(["no-such-package"]).keys() == {"python"}
+    assert versions([]).keys() == {"python"}

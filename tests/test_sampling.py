@@ -7,7 +7,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from rfmi.fields import guided
 from lab.oracles.experiments import time_grid
-from rfmi.sampling import path_scores, sample, sampling_steps
+from rfmi.sampling import path_scores, sample
 
 
 def seeded(seed):
@@ -27,13 +27,13 @@ def test_sampling_is_that_of_diffusers(shift, guidance):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(28)
     torch.testing.assert_close(1 - time_grid(28, shift), scheduler.sigmas.double(), rtol=1e-5, atol=1e-6)
-    sample = noise.float()
+    expected = noise.float()
     for timestep in scheduler.timesteps:
-        t = torch.full((len(sample),), 1 - float(timestep) / 1000, dtype=torch.float64)
-        v_c, v_m = -field(sample.double(), t, condition), -field(sample.double(), t)
-        sample = scheduler.step((v_m + guidance * (v_c - v_m)).float(), timestep, sample).prev_sample
-    *_, last = sampling_steps(field, noise, condition, times=time_grid(28, shift), guidance=guidance)
-    torch.testing.assert_close(last.following.float(), sample, rtol=1e-4, atol=1e-4)
+        t = torch.full((len(expected),), 1 - float(timestep) / 1000, dtype=torch.float64)
+        v_c, v_m = -field(expected.double(), t, condition), -field(expected.double(), t)
+        expected = scheduler.step((v_m + guidance * (v_c - v_m)).float(), timestep, expected).prev_sample
+    found = sample(field, noise, condition, times=time_grid(28, shift), guidance=guidance)
+    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unguided_sampling_keeps_the_normal_coordinates_of_a_gaussian():
@@ -42,9 +42,9 @@ def test_unguided_sampling_keeps_the_normal_coordinates_of_a_gaussian():
         torch.randn(50, 1, generator=seeded(2), dtype=torch.float64),
         torch.ones(50, 1, dtype=torch.float64),
     )
-    *_, last = sampling_steps(field, noise, condition, times=torch.linspace(0, 1, 4001, dtype=torch.float64))
+    found = sample(field, noise, condition, times=torch.linspace(0, 1, 4001, dtype=torch.float64))
     expected = 0.75 + (1 - 0.75**2) ** 0.5 * noise
-    torch.testing.assert_close(last.following, expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
 def test_path_score_is_algorithm_2():
@@ -93,11 +93,11 @@ def test_the_squared_score_is_the_squared_form_along_the_same_trajectory():
 
 @pytest.mark.parametrize("guidance", [1.0, 4.5])
 @pytest.mark.parametrize("batch", [None, 1, 4])
-def test_samples_are_the_last_of_the_steps_in_batches_of_any_size(guidance, batch):
+def test_samples_are_the_ends_of_the_scored_paths_in_batches_of_any_size(guidance, batch):
     field, noise, condition = setting()
-    *_, last = sampling_steps(field, noise, condition, times=time_grid(9), guidance=guidance)
+    scored = path_scores(field, noise, condition, times=time_grid(9), guidance=guidance)
     found = sample(field, noise, condition, times=time_grid(9), guidance=guidance, batch=batch)
-    torch.testing.assert_close(found, last.following)
+    torch.testing.assert_close(found, scored.samples)
 
 
 def test_a_part_of_the_grid_goes_on_where_the_part_before_ended():
@@ -162,9 +162,11 @@ def test_independent_pairs_score_zero():
 
 def test_guidance_moves_the_sample_but_not_the_published_branch():
     field, noise, condition = setting()
-    step = next(sampling_steps(field, noise, condition, times=time_grid(10), guidance=3.0))
-    torch.testing.assert_close(step.u_guided, guided(step.u_conditional, step.u_unconditional, 3.0))
-    torch.testing.assert_close(step.following, noise + step.dt * step.u_guided)
+    times = torch.tensor([0.2, 0.5], dtype=torch.float64)
+    step = path_scores(field, noise, condition, times=times, guidance=3.0)
+    u_c, u_m = field(noise, times[:1].expand(6), condition), field(noise, times[:1].expand(6))
+    torch.testing.assert_close(step.samples, noise + 0.3 * guided(u_c, u_m, 3.0))
+    torch.testing.assert_close(step.path, 0.3 * 0.25 * (u_c * (u_c - u_m)).sum(1))
 
 
 @pytest.mark.parametrize(

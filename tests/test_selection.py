@@ -17,7 +17,7 @@ from lab.worlds.shapes.shipped import base_pipeline
 from rfmi.pipelines import Conditioning, PipelineField
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import METHODS, re_noising_scores
-from rfmi.scoring.re_noising import method_draws
+from rfmi.scoring.re_noising import re_noising_draws
 from rfmi.selection import Pruning, Selection, best, candidates, read_selection, select, selecting, worst
 from rfmi.selection.folder import unit_path
 
@@ -439,11 +439,12 @@ def test_bad_pruning(change, words):
 @pytest.mark.parametrize("prune", [False, True])
 def test_a_score_that_is_no_number_is_not_the_best(pipeline, monkeypatch, tmp_path, prune):
     def overflown(*arguments, **options):
-        found = method_draws(*arguments, **options)
-        found[1] = torch.nan
+        found = re_noising_draws(*arguments, **options)
+        for values in found.values():
+            values[1] = torch.nan
         return found
 
-    monkeypatch.setattr(candidates, "method_draws", overflown)
+    monkeypatch.setattr(candidates, "re_noising_draws", overflown)
     with pytest.raises(FloatingPointError, match="another precision"):
         select(pipeline, TEXTS, output=tmp_path, prune=prune, **SMALL)
     monkeypatch.undo()
@@ -455,8 +456,8 @@ def test_drafts_are_scored_with_other_noises_than_finalists(pipeline, monkeypatc
 
     def spied(*arguments, seed, **options):
         seeds.append(seed)
-        return method_draws(*arguments, seed=seed, **options)
+        return re_noising_draws(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr(candidates, "method_draws", spied)
+    monkeypatch.setattr(candidates, "re_noising_draws", spied)
     select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(rounds=((2, 2),)), **SMALL)
     assert len(seeds) == 2 and seeds[0] != seeds[1] == SMALL["seed"]

@@ -18,6 +18,13 @@ SCHEMES = {
 }
 
 
+def density(times, t):
+    """q(t), constant on cells; 0 outside of them."""
+    cell = (torch.searchsorted(times.edges, t.double(), right=True) - 1).clamp(0, len(times.mass) - 1)
+    inside = (t >= times.edges[0]) & (t <= times.edges[-1])
+    return (times.mass / times.edges.diff())[cell] * inside
+
+
 @pytest.fixture(params=SCHEMES)
 def scheme(request):
     return SCHEMES[request.param]
@@ -39,16 +46,15 @@ def test_one_draw_per_stratum(scheme):
     cell = torch.searchsorted(times.edges, t.contiguous(), right=True) - 1
     level = cumulative[cell] + times.mass[cell] * (t - times.edges[cell]) / times.edges.diff()[cell]
     assert torch.equal((level * draws).floor().long(), torch.arange(draws).expand(50, -1))
-    torch.testing.assert_close(weights, 1 / (draws * times.density(t)))
+    torch.testing.assert_close(weights, 1 / (draws * density(times, t)))
 
 
 def test_density_integrates_to_one_and_is_never_zero(scheme):
     times = scheme(1)
-    assert float((times.density((times.edges[1:] + times.edges[:-1]) / 2) * times.edges.diff()).sum()) == pytest.approx(
-        1
-    )
-    assert float(times.density(GRID).min()) > 0
-    assert torch.equal(times.density(torch.tensor([-0.1, 1.1])), torch.zeros(2, dtype=torch.float64))
+    middles = (times.edges[1:] + times.edges[:-1]) / 2
+    assert float((density(times, middles) * times.edges.diff()).sum()) == pytest.approx(1)
+    assert float(density(times, GRID).min()) > 0
+    assert torch.equal(density(times, torch.tensor([-0.1, 1.1])), torch.zeros(2, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("share", [1, 20, 100])
@@ -71,7 +77,7 @@ def test_matching_the_integrand_reduces_the_variance():
 
 def test_a_curve_of_zeros_gives_the_uniform_density():
     times = StratifiedTimes.matched(1, GaussianPairField.from_correlations([0.0]).squared_integrand)
-    torch.testing.assert_close(times.density(GRID), torch.ones(101, dtype=torch.float64))
+    torch.testing.assert_close(density(times, GRID), torch.ones(101, dtype=torch.float64))
 
 
 def test_gauss_legendre_is_exact_for_polynomials():

@@ -6,7 +6,6 @@ them weigh in attention as one whose logit is raised by log n. Training uses tha
 turn: the model serves the default call and the short one, at the price of one token.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -24,7 +22,7 @@ from lab.making.autoencoder import LATENT_CHANNELS, training_scenes
 from lab.making.text_encoders import PROJECTION, WIDTH
 from lab.making.workshop import Workshop, muon_and_adamw
 from lab.worlds.shapes.rendering import render
-from rfmi.runs import write_tensors
+from rfmi.runs import read_tensors, write_tensors
 from rfmi.training import StepRandomness
 
 SIDE = 8  # of the latents
@@ -128,10 +126,10 @@ def scene_latents(shop: Workshop, autoencoder: AutoencoderKL) -> tuple[Tensor, l
             parts = [scenes[k : k + SCENES_AT_ONCE] for k in range(0, SHARD, SCENES_AT_ONCE)]
             pictures = (2 * render(part).to(autoencoder.device) - 1 for part in parts)
             means = torch.cat([autoencoder.encode(part).latent_dist.mean.half().cpu() for part in pictures])
-            write_tensors(path, {"latents": means}, {"prompts": json.dumps([scene.prompt for scene in scenes])})
-        with safe_open(path, framework="pt") as file:
-            latents.append(file.get_tensor("latents").float())
-            prompts += json.loads(file.metadata()["prompts"])
+            write_tensors(path, {"latents": means}, prompts=[scene.prompt for scene in scenes])
+        tensors, facts = read_tensors(path)
+        latents.append(tensors["latents"].float())
+        prompts += facts["prompts"]
     return torch.cat(latents), prompts
 
 

@@ -8,6 +8,7 @@ import dis
 import hashlib
 import importlib
 import inspect
+import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -18,9 +19,19 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from lab.paths import repository_root
-from rfmi.runs import canonical, digest
+from rfmi.runs import plain
 
 OWN_PACKAGES = ("rfmi", "lab")
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces. Two equal values give the same text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a value's canonical JSON text."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def code_version(*modules: Any) -> str:

@@ -16,9 +16,8 @@ from diffusers.utils import logging
 from transformers.utils import logging as transformers_logging
 
 from lab.paths import cache_folder
-from lab.study.code import code_version
+from lab.study.code import code_version, digest
 from lab.study.units import check_kind
-from rfmi.runs import digest
 
 SIZES = 32  # most sizes that a transformer is compiled for, beyond which it would run uncompiled: pruning has a few
 BASICS = ("rfmi.fields", "rfmi.times", "rfmi.sampling", "rfmi.training")

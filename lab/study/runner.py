@@ -32,9 +32,9 @@ from lab.paths import data_folder
 from lab.study.pages import INJECTED, clean, render, summarise, write_page
 from lab.study.profiles import RESERVED, Job, numbered_notebooks
 from lab.study.provenance import commit, provenance
-from lab.study.code import code_version
+from lab.study.code import code_version, digest
 from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
-from rfmi.runs import digest, versions, write_atomically
+from rfmi.runs import versions, write_atomically
 
 WRITTEN = "report"  # where a notebook's figures and results are while it runs
 CODE = ("rfmi", "lab.oracles", "lab.worlds", "lab.study")  # what a notebook may use

@@ -25,8 +25,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from lab.paths import cache_folder
-from lab.study.code import Meaning
-from rfmi.runs import canonical, digest, remove_leftovers, write_atomically
+from lab.study.code import Meaning, canonical, digest
+from rfmi.runs import remove_leftovers, write_atomically
 
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
 

@@ -1,1 +1,1 @@
-"""Mutual information of two arrays: coordinates, Gaussian base, network, training, cross-fitting and the estimate."""
+"""Mutual information of two arrays: coordinates, Gaussian base, network, cross-fitting and the estimate."""

@@ -25,41 +25,28 @@ SMALLEST_VARIANCE = 1e-6
 NOISE_EDGE_MARGIN = 3.0
 
 
-@dataclass(frozen=True)
-class NormalScores:
-    """The copula transform, Phi^-1(rank) of every column, as fitted on training rows.
+def normal_scores(fitted: QuantileTransformer, rows: np.ndarray) -> np.ndarray:
+    """Phi^-1(rank) of every column (n, d), infinite at and beyond the range of the training rows.
 
-    scikit-learn finds the quantiles. Its own transform takes values within 1e-7 of the smallest or largest for these,
-    whatever the column's unit, and so knows one value alone in a column of nanometres given in metres.
+    Equal values take the middle of their ranks. scikit-learn's own transform takes values within 1e-7 of the smallest
+    or largest for these, whatever the unit, and so knows one value alone in a column of nanometres given in metres.
     """
-
-    quantiles: np.ndarray
-    ranks: np.ndarray
-
-    @classmethod
-    def fit(cls, rows: np.ndarray) -> Self:
-        """rows: (n, d) training rows."""
-        fitted = QuantileTransformer(n_quantiles=len(rows), subsample=None).fit(rows)
-        return cls(fitted.quantiles_, fitted.references_)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """(n, d) to (n, d), infinite at and beyond the training range; equal values take the middle of their ranks."""
-        return np.column_stack([self._column(rows[:, i], self.quantiles[:, i]) for i in range(rows.shape[1])])
-
-    def _column(self, values: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-        upwards = np.interp(values, quantiles, self.ranks)
-        downwards = -np.interp(-values, -quantiles[::-1], -self.ranks[::-1])
+    ranks, scores = fitted.references_, []
+    for values, quantiles in zip(rows.T, fitted.quantiles_.T, strict=True):
+        upwards = np.interp(values, quantiles, ranks)
+        downwards = -np.interp(-values, -quantiles[::-1], -ranks[::-1])
         middle = 0.5 * (upwards + downwards)
         middle[values >= quantiles[-1]] = 1
         middle[values <= quantiles[0]] = 0
-        return norm.ppf(middle)
+        scores.append(norm.ppf(middle))
+    return np.column_stack(scores)
 
 
 @dataclass(frozen=True)
 class Whitening:
     """An affine map fitted on training rows, after normal scores unless the columns are indicators of a label."""
 
-    scores: NormalScores | None
+    ranks: QuantileTransformer | None
     limit: float
     mean: np.ndarray
     axes: np.ndarray
@@ -67,18 +54,18 @@ class Whitening:
     @classmethod
     def fit(cls, rows: np.ndarray, *, indicators: bool = False) -> Self:
         """rows: (n, d) training rows. With `indicators` the columns go without the copula."""
-        scores = None if indicators else NormalScores.fit(rows)
-        fitted = cls(scores, float(norm.ppf(1 - 0.5 / len(rows))), np.zeros(rows.shape[1]), np.eye(rows.shape[1]))
+        ranks = None if indicators else QuantileTransformer(n_quantiles=len(rows), subsample=None).fit(rows)
+        fitted = cls(ranks, float(norm.ppf(1 - 0.5 / len(rows))), np.zeros(rows.shape[1]), np.eye(rows.shape[1]))
         normal = fitted(rows)
         mean = normal.mean(0)
         variances, axes = np.linalg.eigh(np.cov(normal, rowvar=False).reshape(rows.shape[1], -1))
         kept = variances > SMALLEST_VARIANCE * variances.max()
-        return cls(scores, fitted.limit, mean, axes[:, kept] / np.sqrt(variances[kept]))
+        return cls(ranks, fitted.limit, mean, axes[:, kept] / np.sqrt(variances[kept]))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """(n, d) to (n, kept). Rows beyond the training range take the scores of its ends."""
-        if self.scores is not None:
-            rows = np.clip(self.scores(rows), -self.limit, self.limit)
+        if self.ranks is not None:
+            rows = np.clip(normal_scores(self.ranks, rows), -self.limit, self.limit)
         return (rows - self.mean) @ self.axes
 
 

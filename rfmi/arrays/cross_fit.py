@@ -14,6 +14,7 @@ from rfmi.arrays.network import FittedField, ResidualNetwork
 from rfmi.estimators import monte_carlo_forms
 
 FORMS = ("squared", "re_noising", "residual")
+DRAWS = 8  # times per pair
 Forms = dict[str, np.ndarray]
 
 
@@ -70,42 +71,31 @@ class CrossFit:
             limit,
         )
 
-    def base_forms(self, draws: int, seed: int) -> Forms:
-        """Every form (n,) of the Gaussian base alone, each pair under the fold that did not see it.
-
-        Exact, but for the squared and the residual form where y is a label, which are Monte Carlo.
-        """
+    def monte_carlo(self, network: ResidualNetwork | None, seed: int) -> Forms:
+        """Every form (n,) of base and network, each pair under the fold that did not see it, in the same noise."""
         forms = {name: np.zeros(len(self.fold)) for name in FORMS}
         for k in range(len(self.x)):
             held = self.fold == k
-            pairs = k, self.x[k, held], self.y[k, held]
-            re_noising = self.base.exact_re_noising(*pairs).cpu().numpy()
-            if self.base.label_means is None:
-                forms["squared"][held] = self.base.exact_squared(*pairs).cpu().numpy()
-                forms["residual"][held] = (forms["squared"][held] + re_noising) / 2
-            else:
-                self._add(forms, 1, None, k, draws, seed)
-            forms["re_noising"][held] = re_noising
+            scored = monte_carlo_forms(
+                FittedField(self.base, network, k),
+                self.x[k, held],
+                self.y[k, held],
+                times=self.base.times(DRAWS),
+                anchor=FittedField(self.base, None, k),
+                generator=Generator().manual_seed(seed + 1 + k),
+            )
+            for name in FORMS:
+                forms[name][held] = getattr(scored, name).pointwise.cpu().numpy()
         return forms
 
-    def score(self, network: ResidualNetwork, draws: int, seed: int, base: Forms) -> Forms:
-        """Every form (n,) of base and network: the base's value, plus what the network changes under common noise."""
-        forms = {name: values.copy() for name, values in base.items()}
+    def exact(self, forms: Forms) -> Forms:
+        """The base's Monte-Carlo forms with exact ones in their place: re-noising, and all where y is no label."""
+        exact = {name: values.copy() for name, values in forms.items()}
         for k in range(len(self.x)):
-            self._add(forms, 1, network, k, draws, seed)
-            self._add(forms, -1, None, k, draws, seed)
-        return forms
-
-    def _add(self, forms: Forms, sign: int, network: ResidualNetwork | None, fold: int, draws: int, seed: int) -> None:
-        """Add `sign` times the Monte-Carlo forms of one fold's field, at the pairs of the fold, to `forms`."""
-        held = self.fold == fold
-        scored = monte_carlo_forms(
-            FittedField(self.base, network, fold),
-            self.x[fold, held],
-            self.y[fold, held],
-            times=self.base.times(draws),
-            anchor=FittedField(self.base, None, fold),
-            generator=Generator().manual_seed(seed + 1 + fold),
-        )
-        for name in FORMS:
-            forms[name][held] += sign * getattr(scored, name).pointwise.cpu().numpy()
+            held = self.fold == k
+            pairs = k, self.x[k, held], self.y[k, held]
+            exact["re_noising"][held] = self.base.exact_re_noising(*pairs).cpu().numpy()
+            if self.base.label_means is None:
+                exact["squared"][held] = self.base.exact_squared(*pairs).cpu().numpy()
+                exact["residual"][held] = (exact["squared"][held] + exact["re_noising"][held]) / 2
+        return exact

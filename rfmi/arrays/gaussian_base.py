@@ -48,10 +48,8 @@ class GaussianBase:
         return GaussianBase(*(None if part is None else part[fold : fold + 1] for part in parts))
 
     def branch(self, x_t: torch.Tensor, t: torch.Tensor, y: torch.Tensor, conditional: torch.Tensor):
-        """Velocity, gain and standardised innovation, each (folds, B, d).
+        """Velocity, gain and standardised innovation, each (folds, B, d), at x_t (folds, B, d) and t (folds, B, 1).
 
-        x_t: (folds, B, d)
-        t: (folds, B, 1)
         y: (folds, B, d_y)
         conditional: (folds, B, 1), 1 for the conditional branch, 0 for the null
         """

@@ -29,15 +29,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rfmi.arrays.checks import check_device, check_labels, check_numbers, check_pairs, check_settings
-from rfmi.arrays.cross_fit import CrossFit
-from rfmi.arrays.network import ResidualNetwork
-from rfmi.arrays.training import train
+from rfmi.arrays.cross_fit import DRAWS, CrossFit
+from rfmi.arrays.network import ResidualNetwork, train
 from rfmi.estimators import Estimate
 
 SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
 EXTRAPOLATION_ERROR, GAP_ERROR = 0.75, 0.25
 RESOLVED_CORRELATION = 0.99
+SMALLEST_N = 50
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,6 @@ def estimate_mutual_information(
     discrete_y: bool = False,
     folds: int | None = None,
     steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float = 5e-3,
-    null_share: float = 0.3,
-    width: int = 64,
-    blocks: int = 3,
-    draws: int = 8,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> MutualInformation:
@@ -97,14 +90,8 @@ def estimate_mutual_information(
     discrete_y: y holds labels
     folds: of the cross-fitting, 5 below 2,500 pairs, 3 below 7,500 and 2 above by default
     steps: of training, 600 (n / 1000)^0.43 between 300 and 5,000 by default
-    batch_size: draws per step and fold, 1024 / folds by default
-    learning_rate: at its highest, after a warm-up and before a decay to almost zero
-    null_share: share of draws that train the null branch, strictly between 0 and 1
-    width, blocks: of the network
-    draws: times per pair in scoring
     device: of training and scoring
     progress: whether a bar shows the training, where that takes more than five seconds
-
     Raises TypeError and ValueError for input that cannot be used, each before any training.
     """
     device = check_device(device)
@@ -118,31 +105,24 @@ def estimate_mutual_information(
     n = len(x)
     folds = (5 if n < 2500 else 3 if n < 7500 else 2) if folds is None else folds
     steps = int(np.clip(600 * (n / 1000) ** 0.43, 300, 5000)) if steps is None else steps
-    whole = {"seed": (seed, 0), "folds": (folds, 2), "steps": (steps, 20), "draws": (draws, 1)}
-    whole |= {"width": (width, 1), "blocks": (blocks, 1), "batch_size": (1 if batch_size is None else batch_size, 1)}
-    check_settings(integers=whole, fractions={"learning_rate": (learning_rate, np.inf), "null_share": (null_share, 1)})
-    if folds > n // 10:
-        raise ValueError(f"folds is {folds}; choose at most n / 10, which is {n // 10}")
-    batch_size = max(1, 1024 // folds) if batch_size is None else batch_size
-
+    check_settings(n, seed, folds, steps)
     generator = torch.Generator().manual_seed(seed)
     split = CrossFit.of(x, condition, folds, discrete_y, generator, device)
-    network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], width, blocks, generator).to(device)
-    training = train(
-        network, split.base, split.x, split.y, split.training_rows, steps=steps, batch_size=batch_size,
-        learning_rate=learning_rate, null_share=null_share, generator=generator,
-    )  # fmt: skip
-    base, scored = split.base_forms(draws, seed), {}
+    network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], generator).to(device)
+    training = train(network, split.base, split.x, split.y, split.training_rows, steps, generator)
+    drawn = split.monte_carlo(None, seed)
+    base, scored = split.exact(drawn), {}
     checks = {round(share * steps): (share, smallest) for share, smallest in SMALLEST_Z.items()}
     for step, averaged in enumerate(tqdm(training, total=steps, disable=not progress, delay=5, mininterval=5), 1):
         if step in checks:
             share, smallest = checks[step]
-            scored[share] = split.score(averaged, draws, seed, base)
+            both = split.monte_carlo(averaged, seed)
+            scored[share] = {name: base[name] + both[name] - drawn[name] for name in both}
             added = scored[share]["residual"] - base["residual"]
             if added.mean() < smallest * added.std() / n**0.5:
-                return _result(base, base, float(added.mean()), split, False, 2 * n * draws * len(scored))
+                return _result(base, base, float(added.mean()), split, False, 2 * n * DRAWS * len(scored))
     change = float((scored[1.0]["residual"] - scored[0.5]["residual"]).mean())
-    return _result(scored[0.5], scored[1.0], change, split, True, 2 * n * draws * len(scored))
+    return _result(scored[0.5], scored[1.0], change, split, True, 2 * n * DRAWS * len(scored))
 
 
 def _result(half, full, change: float, split: CrossFit, used: bool, evaluations: int) -> MutualInformation:
@@ -157,23 +137,84 @@ def _result(half, full, change: float, split: CrossFit, used: bool, evaluations:
         diagnostics["truncation_limit"] = f"the estimate is the labels' entropy, {value:.3f} nats; get more pairs"
     loss_gain = half["re_noising"]
     if loss_gain.mean() < -2 * loss_gain.std() / len(pairs) ** 0.5:
-        diagnostics["held_out_loss_gap"] = (
-            f"the conditional branch is worse than the null on held-out pairs, by {-loss_gain.mean():.3f} nats; "
-            "get more pairs"
-        )
+        worse = f"the conditional branch is worse than the null on held-out pairs, by {-loss_gain.mean():.3f} nats"
+        diagnostics["held_out_loss_gap"] = f"{worse}; get more pairs"
     largest = float(split.base.correlations.max())
     if largest > RESOLVED_CORRELATION:
-        diagnostics["truncation_limit"] = (
-            f"a correlation of {largest:.4f} is at the limit of what is resolved; "
-            "the mutual information may be larger, or infinite"
-        )
+        resolved = f"a correlation of {largest:.4f} is at the limit of what is resolved"
+        diagnostics["truncation_limit"] = f"{resolved}; the mutual information may be larger, or infinite"
     dimensions, seen = split.x.shape[2] + split.y.shape[2], split.training_rows.shape[1]
     if seen < 20 * dimensions:
-        diagnostics["few_samples"] = (
-            f"{seen} training pairs for {dimensions} dimensions; get {20 * dimensions} or reduce dimensions"
-        )
+        few = f"{seen} training pairs for {dimensions} dimensions"
+        diagnostics["few_samples"] = f"{few}; get {20 * dimensions} or reduce dimensions"
     if used and abs(change) > max(0.1, 0.1 * abs(value)):
-        diagnostics["training_length"] = (
-            f"the value still moved by {change:.3f} nats in the second half of training; raise steps"
-        )
+        moved = f"the value still moved by {change:.3f} nats in the second half of training"
+        diagnostics["training_length"] = f"{moved}; raise steps"
     return MutualInformation(value, error, half["re_noising"], forms, diagnostics, used, evaluations)
+
+
+def check_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """The array as float64 (n, d). Raises TypeError for other than floats, ValueError for shapes or bad values."""
+    if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
+        kind = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+        hint = ", or pass discrete_y=True where y holds labels" if name == "y" else ""
+        raise TypeError(f"{name} must be a numpy array of floats, got {kind}; use {name}.astype(float){hint}")
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(f"{name} must have shape (n, d), got {values.shape}; use {name}.reshape(-1, 1) for d = 1")
+    bad = int((~np.isfinite(values)).any(1).sum())
+    if bad:
+        raise ValueError(f"{name} has NaN or infinite values in {bad} rows; remove or impute those pairs")
+    constant = np.flatnonzero(np.ptp(values, axis=0) == 0)
+    if len(values) and len(constant):
+        raise ValueError(f"columns {constant.tolist()} of {name} are constant; drop them, they carry no information")
+    return values.astype(np.float64)
+
+
+def check_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels (n,) or (n, 1) as class numbers (n,). Raises TypeError or ValueError where they cannot be labels."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise ValueError(f"labels must have shape (n,), got {labels.shape}; combine several labels of a pair into one")
+    if labels.dtype == object and not all(isinstance(label, str) for label in labels):
+        raise TypeError("labels of dtype object must all be strings; convert them with y.astype(str) or number them")
+    if np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all():
+        raise ValueError("y has NaN or infinite labels; remove those pairs")
+    classes, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError("y has a single label; two or more are needed for it to carry information")
+    if counts.min() < 10:
+        rare = f"label {classes[counts.argmin()]!r} has {counts.min()} pairs"
+        raise ValueError(f"{rare}; merge labels until each has 10, or pass y as numbers")
+    return numbers
+
+
+def check_pairs(x: np.ndarray, y: np.ndarray) -> None:
+    """Raises ValueError for too few pairs, lengths that differ and repeated pairs; x (n, d_x), y (n, d_y) or (n,)."""
+    if len(x) != len(y):
+        raise ValueError(f"x has {len(x)} rows and y has {len(y)}; they must be pairs, row by row")
+    if len(x) < SMALLEST_N:
+        raise ValueError(f"{len(x)} pairs are too few to fit and score on; at least {SMALLEST_N} are needed")
+    repeated = len(x) - len(np.unique(np.column_stack([x, y]), axis=0))
+    if repeated:
+        raise ValueError(f"{repeated} pairs are repeated, and a network would score what it saw; drop duplicated rows")
+
+
+def check_settings(n: int, seed: int, folds: int, steps: int) -> None:
+    """Raises ValueError for numbers that are not whole or too small, and for more folds than n / 10."""
+    for name, value, least in (("seed", seed, 0), ("folds", folds, 2), ("steps", steps, 20)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} is {value!r}; choose a whole number, {least} or more")
+    if folds > n // 10:
+        raise ValueError(f"folds is {folds}; choose at most n / 10, which is {n // 10}")
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it; raises ValueError where it does not."""
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {str(device)!r} is not to be had here; pass device='cpu'") from error
+    return device

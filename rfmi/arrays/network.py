@@ -6,10 +6,16 @@ One network r serves both branches: the null branch sees zeros in place of y and
 the boundary condition at clean data holds by construction, and r is zero before training, so the field starts as the
 Gaussian one. The folds' networks are independent; their weights are stacked so that one matrix product advances all of
 them. `FittedField` is one fold's field as the estimators see it.
+
+Training is conditional flow matching under the weight of the estimators, the integral of t/(1-t) E ||v - u||^2, where
+v = x - eps: what a field loses here on held-out pairs is what its re-noising estimate of the mutual information loses.
+A share of the draws trains the null branch. The weights that come out are an exponential moving average of the
+iterates.
 """
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Self
 
 import torch
@@ -18,15 +24,17 @@ from torch.nn import functional
 
 from rfmi.arrays.gaussian_base import GaussianBase
 
-TIME_FEATURES = 8
+TIME_FEATURES, WIDTH, BLOCKS = 8, 64, 3
+DRAWS_A_STEP, NULL_SHARE = 1024, 0.3
+LEARNING_RATE, WEIGHT_DECAY, AVERAGE, WARM_UP = 5e-3, 1e-4, 0.99, 50
+STEPS_PREPARED_AT_ONCE = 20
+LATEST = 1 - 1e-5
 
 
 class ResidualNetwork(nn.Module):
     """`folds` networks of bilinear blocks, products of two linear maps of the normalised state; all (folds, B, *)."""
 
-    def __init__(
-        self, folds: int, dimension: int, condition_dimension: int, width: int, blocks: int, generator: torch.Generator
-    ):
+    def __init__(self, folds: int, dimension: int, condition_dimension: int, generator: torch.Generator):
         super().__init__()
         features = 2 * (2 * dimension + condition_dimension) + 4
 
@@ -36,23 +44,23 @@ class ResidualNetwork(nn.Module):
         def bias(outputs: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(folds, 1, outputs))
 
-        self.first, self.first_bias = weight(features, width), bias(width)
-        self.time = weight(TIME_FEATURES, width + 2 * width * blocks, 0.5)
-        self.up = nn.ParameterList(weight(width, 2 * width) for _ in range(blocks))
-        self.up_bias = nn.ParameterList(bias(2 * width) for _ in range(blocks))
-        self.down = nn.ParameterList(weight(width, width, 0.5 / math.sqrt(blocks)) for _ in range(blocks))
-        self.last = nn.Parameter(torch.zeros(folds, width, dimension))
-        self.width, self.blocks, self.condition_dimension = width, blocks, condition_dimension
+        self.first, self.first_bias = weight(features, WIDTH), bias(WIDTH)
+        self.time = weight(TIME_FEATURES, WIDTH + 2 * WIDTH * BLOCKS, 0.5)
+        self.up = nn.ParameterList(weight(WIDTH, 2 * WIDTH) for _ in range(BLOCKS))
+        self.up_bias = nn.ParameterList(bias(2 * WIDTH) for _ in range(BLOCKS))
+        self.down = nn.ParameterList(weight(WIDTH, WIDTH, 0.5 / math.sqrt(BLOCKS)) for _ in range(BLOCKS))
+        self.last = nn.Parameter(torch.zeros(folds, WIDTH, dimension))
+        self.condition_dimension = condition_dimension
 
     def forward(self, features: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """r (folds, B, d) from `network_inputs`."""
         from_time = torch.bmm(time, self.time)
-        hidden, *shifts = from_time.split([self.width] + [2 * self.width] * self.blocks, dim=-1)
+        hidden, *shifts = from_time.split([WIDTH] + [2 * WIDTH] * BLOCKS, dim=-1)
         hidden = torch.baddbmm(hidden + self.first_bias, features, self.first)
         for up, up_bias, down, shift in zip(self.up, self.up_bias, self.down, shifts, strict=True):
-            left, right = torch.baddbmm(shift + up_bias, self._normalised(hidden), up).chunk(2, dim=-1)
+            left, right = torch.baddbmm(shift + up_bias, functional.layer_norm(hidden, (WIDTH,)), up).chunk(2, dim=-1)
             hidden = torch.baddbmm(hidden, left * right, down)
-        return torch.bmm(self._normalised(hidden), self.last)
+        return torch.bmm(functional.layer_norm(hidden, (WIDTH,)), self.last)
 
     def one(self, fold: int) -> Self:
         """A copy of this fold's network alone."""
@@ -60,9 +68,6 @@ class ResidualNetwork(nn.Module):
         for parameter in alone.parameters():
             parameter.data = parameter.data[fold : fold + 1]
         return alone
-
-    def _normalised(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.layer_norm(hidden, (self.width,))
 
 
 def network_inputs(
@@ -107,3 +112,56 @@ class FittedField:
         if self.network is not None:
             velocity = velocity + gain * self.network(features, time)
         return velocity[0].chunk(2)
+
+
+def train(
+    network: ResidualNetwork,
+    base: GaussianBase,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    rows: torch.Tensor,
+    steps: int,
+    generator: torch.Generator,
+) -> Iterator[ResidualNetwork]:
+    """Yields the averaged network after every step (one object, updated in place).
+
+    network: trained in place, one a fold
+    base: what the network adds to
+    x, y: (folds, n, d) and (folds, n, d_y), the pairs in each fold's coordinates
+    rows: (folds, m) the rows a fold may see
+    generator: of the draws
+    """
+    averaged = copy.deepcopy(network).requires_grad_(False)
+    weights, means = list(network.parameters()), list(averaged.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
+    for start in range(0, steps, STEPS_PREPARED_AT_ONCE):
+        shape = (min(STEPS_PREPARED_AT_ONCE, steps - start), len(rows), max(1, DRAWS_A_STEP // len(rows)))
+        prepared = _prepare(base, x, y, rows, shape, generator)
+        for step, (target, gain, features, time) in enumerate(zip(*prepared, strict=True), start):
+            rate = min(1, (step + 1) / WARM_UP) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * rate
+            loss = (target - gain * network(features, time)).square().sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(means, weights, 1 - min(AVERAGE, (step + 1) / (step + 10)))
+            yield averaged
+
+
+@torch.no_grad()
+def _prepare(base, x, y, rows, shape, generator):
+    """Weighted targets and gains, features and time features of some steps, each `shape` (steps, folds, batch, *)."""
+    steps, folds, batch_size = shape
+    fold, device = torch.arange(folds)[:, None], x.device
+    chosen = rows[fold, torch.randint(rows.shape[1], shape, generator=generator)].to(device)
+    drawn = base.times(batch_size).draw(steps * folds, generator)
+    t, weight = (part.float().reshape(*shape, 1).to(device) for part in drawn)
+    t = t.clamp(max=LATEST)
+    conditional = (torch.rand(*shape, 1, generator=generator) >= NULL_SHARE).float().to(device)
+    data, condition = x[fold.to(device), chosen], y[fold.to(device), chosen]
+    eps = torch.randn(data.shape, generator=generator).to(device)
+    velocity, gain, features, time = network_inputs(base, (1 - t) * eps + t * data, t, condition, conditional)
+    scale = (weight * t / (1 - t)).sqrt()
+    return scale * (data - eps - velocity), scale * gain, features, time

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from rfmi.finetuning.settings import FinetuningSettings
@@ -24,9 +24,8 @@ def adapted_layers(pipeline: DiffusionPipeline, targets: Sequence[str] | None) -
     """
     transformer = pipeline.transformer
     if getattr(transformer, "peft_config", None):
-        raise ValueError(
-            "the pipeline has a LoRA loaded already; take it out with pipeline.unload_lora_weights(), or fuse it first"
-        )
+        advice = "take it out with pipeline.unload_lora_weights(), or fuse it first"
+        raise ValueError(f"the pipeline has a LoRA loaded already; {advice}")
     names = [f".{name}" for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     asked = family_of(pipeline).lora_targets if targets is None else targets
     found = [target for target in asked if any(name.endswith(f".{target}") for name in names)]
@@ -41,17 +40,12 @@ def adapted_layers(pipeline: DiffusionPipeline, targets: Sequence[str] | None) -
 def adapter_in(
     transformer: nn.Module, settings: FinetuningSettings, layers: list[str]
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """A new adapter, which changes nothing yet, for as long as the context lasts: its parameters by name, float32, the
-    only ones that require gradients. On leaving, and on any error, the transformer is as it was."""
+    """A new adapter, which changes nothing yet: its parameters by name, float32, the only ones that require gradients.
+    On leaving, and on any error, the transformer is as it was."""
     before = [(parameter, parameter.requires_grad) for parameter in transformer.parameters()]
     modes = [(module, module.training) for module in transformer.modules()]
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha or settings.rank,
-        use_dora=settings.dora,
-        target_modules=layers,
-        init_lora_weights="gaussian",
-    )
+    kind = {"r": settings.rank, "lora_alpha": settings.alpha or settings.rank, "use_dora": settings.dora}
+    config = LoraConfig(**kind, target_modules=layers, init_lora_weights="gaussian")
     try:
         transformer.requires_grad_(False)
         transformer.eval()
@@ -69,27 +63,16 @@ def adapter_in(
             module.training = mode
 
 
-@contextmanager
-def without_adapter(transformer: nn.Module) -> Iterator[None]:
-    """The base model, for as long as the context lasts."""
-    transformer.disable_adapters()
-    try:
-        yield
-    finally:
-        transformer.enable_adapters()
-
-
-def write_lora(pipeline: DiffusionPipeline, values: Mapping[str, Tensor], folder: Path) -> None:
-    """Write an adapter with these values of its parameters as `pipeline.load_lora_weights(folder)` reads it."""
+def write_lora(pipeline: DiffusionPipeline, values: Mapping[str, Tensor], folder: str | Path) -> None:
+    """Write the adapter, with these values of its parameters, as `pipeline.load_lora_weights(folder)` reads it."""
     config = pipeline.transformer.peft_config[ADAPTER]
     options = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     layers = get_peft_model_state_dict(pipeline.transformer, state_dict=dict(values), adapter_name=ADAPTER)
     pipeline.save_lora_weights(folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=options)
 
 
-def values_of_lora(pipeline: DiffusionPipeline, folder: str | Path) -> dict[str, Tensor]:
-    """The values of a folder's adapter, by name of the parameters of the one in the transformer. Raises ValueError for
-    an adapter of another shape."""
+def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
+    """Give the adapter in the transformer the values of a folder's; ValueError for one of another shape."""
     transformer, found = pipeline.transformer, pipeline.lora_state_dict(folder, return_lora_metadata=True)
     layers = {name.removeprefix(PREFIX): value for name, value in found[0].items()}
     expected = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
@@ -98,5 +81,4 @@ def values_of_lora(pipeline: DiffusionPipeline, folder: str | Path) -> dict[str,
     if not alike or alpha not in (None, transformer.peft_config[ADAPTER].lora_alpha):
         what = "architecture, rank, alpha or targets"
         raise ValueError(f"the LoRA in {folder} is of another {what}; ask for what it was made with")
-    names = {parameter.data_ptr(): name for name, parameter in transformer.named_parameters()}
-    return {names[value.data_ptr()]: layers[name].to(value) for name, value in expected.items()}
+    set_peft_model_state_dict(transformer, layers, adapter_name=ADAPTER)

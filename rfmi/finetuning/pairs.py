@@ -7,7 +7,7 @@ that all have been seen, and the noise levels of a batch are stratified: one in 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,8 +44,7 @@ class Pairs:
         return hashed.hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """x and noise (B, C, h, w), sigma (B,), rows of the conditioning (B,), advantages (B,) or None."""
 
     x: Tensor
@@ -54,14 +53,6 @@ class Batch:
     rows: Tensor
     advantages: Tensor | None = None
 
-    def part(self, rows: slice) -> Self:
-        """These rows of it."""
-        return Batch(*(None if value is None else value[rows] for value in vars(self).values()))
-
-    def to(self, device: torch.device | str) -> Self:
-        """All of it on a device."""
-        return Batch(*(None if value is None else value.to(device) for value in vars(self).values()))
-
 
 def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) -> Pairs:
     """A selection's images, with advantages from its column `by`; ValueError for what cannot be learned from."""
@@ -69,11 +60,8 @@ def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) 
     if not len(latents):
         raise ValueError("the selection holds no images; select some first")
     if latents.ndim != 4 or len(rows) != len(latents) or not bool(latents.isfinite().all()):
-        shape = tuple(latents.shape)
-        raise ValueError(
-            f"the selection's latents, of shape {shape} for {len(rows)} prompts, are not finite (n, C, h, w), one a "
-            "prompt; select again"
-        )
+        said = f"the selection's latents, of shape {tuple(latents.shape)} for {len(rows)} prompts"
+        raise ValueError(f"{said}, are not finite (n, C, h, w), one a prompt; select again")
     n, last = len(selection.conditioning) - 1, int(rows.max())
     if int(rows.min()) < 0 or last >= n:
         raise ValueError(f"the selection names prompt {last} and has {n} prompts; select again")
@@ -119,10 +107,8 @@ def passing(scaled: Tensor, groups: list[Tensor], failing: float) -> Tensor:
     threshold = _by_group(scaled, groups, lambda own: own.quantile(PASSING_QUANTILE)) - failing
     passes = scaled >= threshold
     if bool(passes.all()):
-        raise ValueError(
-            f"no image is {failing:g} deviations below its prompt's upper quartile, so none is worse; keep more "
-            "candidates of each prompt (or hold out more prompts), or take a smaller `failing`"
-        )
+        said = f"no image is {failing:g} deviations below its prompt's upper quartile, so none is worse"
+        raise ValueError(f"{said}; keep more candidates of each prompt, or take a smaller `failing`")
     return passes
 
 

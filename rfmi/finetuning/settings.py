@@ -7,10 +7,10 @@ sigma / (1 + (s - 1) sigma), which is a mean larger by log s.
 
 from dataclasses import dataclass
 
-WEIGHTINGS = ("verdict", "advantage", "top")
-PRECISIONS = ("no", "bf16", "fp16")
+CHOICES = {"weighting": ("verdict", "advantage", "top"), "mixed_precision": ("no", "bf16", "fp16")}
 COUNTS = ("steps", "batch", "gradient_accumulation", "rank", "alpha", "checkpoint_steps", "validation_every")
 POSITIVE = ("learning_rate", "largest_gradient_norm", "temperature", "failing", "largest_deviation")
+NOT_NEGATIVE = ("warmup", "weight_decay", "checkpoint_seconds")
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,15 @@ class FinetuningSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
+        for name, value in vars(self).items():
+            if name in COUNTS and value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value}; give a whole number of at least 1")
-        for name in POSITIVE:
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; give a number above 0")
-        for name in ("warmup", "weight_decay", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; give 0 or more")
+            if name in POSITIVE and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; give a number above 0")
+            if name in NOT_NEGATIVE and not value >= 0:
+                raise ValueError(f"{name} is {value}; give 0 or more")
+            if name in CHOICES and value not in CHOICES[name]:
+                raise ValueError(f"{name} is {value!r}; choose from {', '.join(CHOICES[name])}")
         if not 0 <= self.averaging < 1:
             raise ValueError(f"averaging is {self.averaging}; give a share from 0 to below 1")
         if not isinstance(self.seed, int) or self.seed < 0:
@@ -82,9 +81,6 @@ class FinetuningSettings:
             raise ValueError(f"noise_level is {self.noise_level}; give a mean and a deviation above 0")
         if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
             raise ValueError(f"targets is {self.targets!r}; give a tuple of ends of layers' names, or None")
-        for name, known in (("weighting", WEIGHTINGS), ("mixed_precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose from {', '.join(known)}")
 
     @property
     def signed(self) -> bool:

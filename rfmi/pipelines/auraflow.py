@@ -8,13 +8,9 @@ from torch import Tensor, nn
 from rfmi.pipelines.interface import Conditioning, Family
 
 
-def encode_prompts(
-    pipeline: AuraFlowPipeline, prompts: Sequence[str], max_sequence_length: int | None = None
-) -> Conditioning:
-    """Embeddings (n, max_sequence_length, d), of 256 rows where it is None."""
-    embeddings, *_ = pipeline.encode_prompt(
-        list(prompts), do_classifier_free_guidance=False, max_sequence_length=max_sequence_length or 256
-    )
+def encode_prompts(pipeline: AuraFlowPipeline, prompts: Sequence[str]) -> Conditioning:
+    """Embeddings (n, 256, d)."""
+    embeddings, *_ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False, max_sequence_length=256)
     return Conditioning({"encoder_hidden_states": embeddings})
 
 
@@ -23,9 +19,4 @@ def velocity(transformer: nn.Module, x_t: Tensor, sigma: Tensor, conditioning: C
     return transformer(x_t, timestep=sigma, **conditioning.tensors, return_dict=False)[0]
 
 
-AURAFLOW = Family(
-    pipeline_class=AuraFlowPipeline,
-    encode_prompts=encode_prompts,
-    velocity=velocity,
-    lora_targets=("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-)
+AURAFLOW = Family(AuraFlowPipeline, encode_prompts, velocity)

@@ -17,19 +17,14 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
     prediction = getattr(getattr(scheduler, "config", None), "prediction_type", None)
     by_name = type(scheduler).__name__.startswith("FlowMatch")
     if not (by_name if prediction is None else prediction == "flow_prediction"):
-        raise ValueError(
-            f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise and not of a "
-            "rectified flow's velocity; take a rectified-flow pipeline, or give it a FlowMatchEulerDiscreteScheduler"
-        )
+        said = f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise"
+        raise ValueError(f"{said}; take a rectified-flow pipeline, or give it a FlowMatchEulerDiscreteScheduler")
     if getattr(pipeline.transformer.config, "guidance_embeds", False):
-        raise ValueError(
-            f"{name} has its guidance distilled into the transformer and so no null branch to compare a prompt with; "
-            "take a pipeline that is guided by a negative prompt"
-        )
+        said = f"{name} has its guidance distilled into the transformer and so no null branch to hold a prompt against"
+        raise ValueError(f"{said}; take a pipeline that is guided by a negative prompt")
     for family in FAMILIES:
         if isinstance(pipeline, family.pipeline_class):
             return family
     known = " and ".join(family.pipeline_class.__name__ for family in FAMILIES)
-    raise ValueError(
-        f"{name} is of no family that is known, which are {known}; a new one takes about 30 lines, see auraflow.py"
-    )
+    said = f"{name} is of no family that is known, which are {known}"
+    raise ValueError(f"{said}; a new one takes about 30 lines, see auraflow.py")

@@ -13,33 +13,36 @@ Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prom
 bfloat16 pipeline rounds them at every step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
 from rfmi.pipelines.families import family_of
 from rfmi.pipelines.interface import Conditioning
-from rfmi.pipelines.micro_batches import MicroBatches
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
+COMPLAINTS = ("out of memory", "can't allocate memory", "not enough memory")  # of accelerators, Linux and Windows
 
 
 class PipelineField:
     """The velocity field of a pipeline for a list of prompts; a condition is a prompt's number in it.
 
-    pipeline: of a family that `family_of` knows; prompts: encoded here, each once however often it is listed;
-    negative_prompt: the null condition; height, width: in pixels, the pipeline's own by default; device: where to move
-    the pipeline, None to leave it where it is; micro_batch: most rows in one forward pass, None for as many as are
-    asked for, halved for good whenever memory runs out; conditioning: embeddings made before, one row a prompt and the
-    negative prompt's last, as the attribute of that name gives them.
+    pipeline: of a family that `family_of` knows.
+    prompts: encoded here, each once however often it is listed.
+    negative_prompt: the null condition.
+    height, width: in pixels, the pipeline's own by default.
+    device: where to move the pipeline, None to leave it where it is.
+    micro_batch: most rows in one forward pass, None for as many as are asked for; halved where memory runs out.
 
-    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w). Gradients flow
-    through velocities, not through encoding and decoding. Raises ValueError for a pipeline that is no velocity field,
-    for no prompts or an empty one, a size that the pipeline cannot draw, and conditioning of another number of prompts.
+    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w), `conditioning` has
+    one row a prompt, in order, and the negative prompt's last. Gradients flow through velocities alone.
+    Raises ValueError for a pipeline that is no velocity field, no prompts or an empty one, and a size it cannot draw.
     """
 
     def __init__(
@@ -52,7 +55,6 @@ class PipelineField:
         width: int | None = None,
         device: torch.device | str | None = None,
         micro_batch: int | None = None,
-        conditioning: Conditioning | None = None,
     ) -> None:
         self.family = family_of(pipeline)
         if isinstance(prompts, str) or len(prompts) == 0:
@@ -70,30 +72,14 @@ class PipelineField:
         self.evaluations = 0
         self._rows, self._images = MicroBatches(micro_batch), MicroBatches(IMAGES_AT_ONCE)
         texts = [*self.prompts, negative_prompt]
-        if conditioning is None:
-            row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-            rows, conditioning = [row_of_text[text] for text in texts], self._encode_prompts(list(row_of_text))
-        elif len(conditioning) == len(texts):
-            rows = list(range(len(texts)))
-        else:
-            given = f"conditioning has {len(conditioning)} rows for {len(prompts)} prompts"
-            raise ValueError(f"{given}; give one row for each, in order, and the negative prompt's last")
-        self._row_of_label, self._distinct = torch.tensor(rows), conditioning.to(self.device)
+        row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        rows = torch.tensor([row_of_text[text] for text in texts])
+        self.conditioning = self._encoded_prompts(list(row_of_text)).to(self.device).rows(rows)
 
     @property
     def device(self) -> torch.device:
         """Where the pipeline computes."""
         return self.pipeline._execution_device
-
-    @property
-    def micro_batch(self) -> int | None:
-        """Most rows in one forward pass, as memory allowed so far; None where it set no limit yet."""
-        return self._rows.size
-
-    @property
-    def conditioning(self) -> Conditioning:
-        """One row a prompt, in order, and the negative prompt's last."""
-        return self._distinct.rows(self._row_of_label)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """u (B, C, h, w) at x_t (B, C, h, w) and t (B,), for labels (B,), or None for the negative prompt."""
@@ -106,8 +92,8 @@ class PipelineField:
     def velocities(self, x_t: Tensor, t: Tensor, branches: Sequence[Tensor | None]) -> list[Tensor]:
         """u(x_t, t | branch) for every branch, from one batched forward pass of len(branches) B rows.
 
-        x_t: (B, C, h, w); t: (B,) in [0, 1]; branches: labels (B,), or None for the negative prompt, so that a prompt
-        may be held against other prompts as well as against the null. Each u has the shape, dtype and device of x_t.
+        x_t: (B, C, h, w), whose shape, dtype and device each u has; t: (B,) in [0, 1].
+        branches: labels (B,), or None for the negative prompt.
         Raises ValueError for other shapes and labels, MemoryError where memory runs out at a single row.
         """
         if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
@@ -119,7 +105,7 @@ class PipelineField:
         x_t, sigma = x_t.repeat(len(branches), 1, 1, 1), sigma.repeat(len(branches))
 
         def velocity(part: slice) -> Tensor:
-            conditioning = self._distinct.rows(index[part]).to(device, dtype)
+            conditioning = self.conditioning.rows(index[part]).to(device, dtype)
             return -self.family.velocity(transformer, x_t[part].to(device, dtype), sigma[part], conditioning).to(x_t)
 
         velocities = torch.cat(self._rows(velocity, len(index)))
@@ -127,10 +113,8 @@ class PipelineField:
         return list(velocities.chunk(len(branches)))
 
     def times(self, steps: int) -> Tensor:
-        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size.
-
-        Raises ValueError for a scheduler whose noise does not fall from step to step, as Heun's.
-        """
+        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size;
+        ValueError where noise does not fall from step to step, as Heun's."""
         scheduler, patch = deepcopy(self.pipeline.scheduler), self.pipeline.transformer.config.patch_size
         config, options = scheduler.config, {}
         if config.get("use_dynamic_shifting"):
@@ -141,22 +125,17 @@ class PipelineField:
         scheduler.set_timesteps(steps, **options)
         times = 1 - scheduler.sigmas.double().cpu()
         if bool((times.diff() <= 0).any()):
-            raise ValueError(
-                f"the noise of {type(scheduler).__name__} does not fall from step to step; give the pipeline a "
-                "FlowMatchEulerDiscreteScheduler"
-            )
+            said = f"the noise of {type(scheduler).__name__} does not fall from step to step"
+            raise ValueError(f"{said}; give the pipeline a FlowMatchEulerDiscreteScheduler")
         return times
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         """x_0 (n, C, h, w), float32: row i is where `pipeline(prompt, generator=generator)` starts for a CPU generator
-        with seeds[i]. It is drawn in the dtype of the embeddings, as there: another dtype draws another noise.
-        """
-        channels, *sides = self.shape
-        height, width = (side * self.pipeline.vae_scale_factor for side in sides)
+        with seeds[i]. It is drawn in the dtype of the embeddings, as there: another dtype draws another noise."""
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        return self.pipeline.prepare_latents(
-            len(generators), channels, height, width, self._distinct.dtype, self.device, generators
-        ).float()
+        (channels, height, width), factor = self.shape, self.pipeline.vae_scale_factor
+        shape = (len(generators), channels, height * factor, width * factor)
+        return self.pipeline.prepare_latents(*shape, self.conditioning.dtype, self.device, generators).float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -176,10 +155,8 @@ class PipelineField:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w).
-
-        Raises ValueError for latents of another shape, and for images that are no numbers.
-        """
+        """Images (n, 3, height, width) in [0, 1], float32 on the CPU, of scaled latents (n, C, h, w); ValueError for
+        latents of another shape, and for images that are no numbers."""
         vae, (shift, scale) = self.pipeline.vae, self._shift_and_scale
         if latents.ndim != 4 or tuple(latents.shape[1:]) != self.shape or not len(latents):
             raise ValueError(f"latents have the shape {tuple(latents.shape)}; give (n, {_listed(self.shape)})")
@@ -190,10 +167,8 @@ class PipelineField:
 
         images = torch.cat(self._images(decoded, len(latents)))
         if not bool(images.isfinite().all()):
-            raise ValueError(
-                f"images came out as no numbers: the latents are none, or {vae.dtype} overflows in the autoencoder, "
-                "which pipeline.vae.to(torch.float32) cures"
-            )
+            said = f"images came out as no numbers: the latents are none, or {vae.dtype} overflows in the autoencoder"
+            raise ValueError(f"{said}, which pipeline.vae.to(torch.float32) cures")
         return images
 
     @property
@@ -202,23 +177,51 @@ class PipelineField:
         return config.get("shift_factor") or 0.0, config.scaling_factor
 
     @torch.no_grad()
-    def _encode_prompts(self, texts: list[str]) -> Conditioning:
-        encoded = MicroBatches(PROMPTS_AT_ONCE)(
-            lambda part: self.family.encode_prompts(self.pipeline, texts[part]), len(texts)
-        )
-        return Conditioning.cat(encoded)
+    def _encoded_prompts(self, texts: list[str]) -> Conditioning:
+        def encoded(part: slice) -> Conditioning:
+            return self.family.encode_prompts(self.pipeline, texts[part])
+
+        return Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
-        """Which rows (n,) of the distinct conditioning n labels name, None the negative prompt's."""
+        """Which rows (n,) of the conditioning n labels name, None the negative prompt's."""
         if labels is None:
-            return self._row_of_label[-1:].expand(n)
+            return torch.full((n,), len(self.prompts))
         labels = torch.as_tensor(labels).cpu()
         if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give {n} integers, one a row")
         if labels.min() < 0 or labels.max() >= len(self.prompts):
             said = f"labels run from {labels.min()} to {labels.max()}"
             raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
-        return self._row_of_label[labels.long()]
+        return labels.long()
+
+
+class MicroBatches:
+    """Calls a function on parts of n rows: at most `size` at once, None for all; halved where memory runs out."""
+
+    def __init__(self, size: int | None) -> None:
+        if size is not None and size < 1:
+            raise ValueError(f"a micro-batch of {size} rows was asked for; give at least 1, or None for all at once")
+        self.size = size
+
+    def __call__(self, function: Callable[[slice], Any], n: int) -> list:
+        """function(part) for consecutive slices of range(n), in order; MemoryError where one row does not fit."""
+        parts, start = [], 0
+        while start < n:
+            part = slice(start, min(n, start + (self.size or n)))
+            try:
+                parts.append(function(part))
+                start = part.stop
+                continue
+            except RuntimeError as error:
+                if not any(complaint in str(error) for complaint in COMPLAINTS):
+                    raise
+                if part.stop - start == 1:
+                    advice = "take smaller images, a smaller dtype or a larger device"
+                    raise MemoryError(f"memory runs out at a single row; {advice}") from error
+            self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
+            clear_device_cache(garbage_collection=True)
+        return parts
 
 
 def _listed(shape: tuple[int, ...]) -> str:

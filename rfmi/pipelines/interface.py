@@ -46,13 +46,15 @@ class Conditioning:
 class Family:
     """A family of pipelines that differ in their weights alone.
 
-    pipeline_class: instances are of the family. encode_prompts(pipeline, prompts, max_sequence_length=None): one row a
-    prompt, by the pipeline's own `encode_prompt`; None for the pipeline's usual length. velocity(transformer, x_t,
-    sigma, conditioning): v = eps - x as predicted, the shape of x_t (B, C, h, w), sigma (B,) in [0, 1] as float32.
+    pipeline_class: instances are of the family.
+    encode_prompts: of a pipeline and a list of prompts, one row a prompt, by the pipeline's own `encode_prompt`.
+    velocity: of transformer, x_t (B, C, h, w), sigma (B,) in [0, 1] as float32 and conditioning: v as predicted.
     lora_targets: the attention projections, by the ends of their names.
     """
 
     pipeline_class: type[DiffusionPipeline]
-    encode_prompts: Callable[..., Conditioning]
+    encode_prompts: Callable[[DiffusionPipeline, Sequence[str]], Conditioning]
     velocity: Callable[[torch.nn.Module, Tensor, Tensor, Conditioning], Tensor]
-    lora_targets: tuple[str, ...]
+    lora_targets: tuple[str, ...] = (
+        "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
+    )  # fmt: skip

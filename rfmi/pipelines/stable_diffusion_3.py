@@ -11,26 +11,18 @@ from rfmi.pipelines.vocabulary import check_vocabulary
 USUAL_LENGTH = 256  # of T5's rows, the default of the pipeline's call
 
 
-def encode_prompts(
-    pipeline: StableDiffusion3Pipeline, prompts: Sequence[str], max_sequence_length: int | None = None
-) -> Conditioning:
-    """Embeddings (n, CLIP's length + max_sequence_length, d) and pooled embeddings (n, d').
+def encode_prompts(pipeline: StableDiffusion3Pipeline, prompts: Sequence[str]) -> Conditioning:
+    """Embeddings (n, CLIP's length + T5's, d) and pooled embeddings (n, d').
 
-    max_sequence_length: T5's rows. None: what its configuration names as `short_padding`, for a T5 that is silent and
-    adds nothing but rows of zeros, else 256. A single row has no room for a prompt, so T5 is then given none. Without
-    a T5, diffusers puts as many rows of zeros. Raises ValueError for a word outside a closed vocabulary.
+    T5 has 256 rows, which without a T5 are zeros, or as many as its configuration names as `short_padding`, where it
+    adds nothing but zeros; a single row has no room for a prompt, so T5 is then given none. Raises ValueError for a
+    word outside a closed vocabulary.
     """
     check_vocabulary(prompts, pipeline.tokenizer)
-    if max_sequence_length is None:
-        config = getattr(pipeline.text_encoder_3, "config", None)
-        max_sequence_length = getattr(config, "short_padding", None) or USUAL_LENGTH
-    embeddings, _, pooled, _ = pipeline.encode_prompt(
-        list(prompts),
-        None,
-        [""] * len(prompts) if max_sequence_length == 1 else None,
-        do_classifier_free_guidance=False,
-        max_sequence_length=max_sequence_length,
-    )
+    length = getattr(getattr(pipeline.text_encoder_3, "config", None), "short_padding", None) or USUAL_LENGTH
+    for_t5 = [""] * len(prompts) if length == 1 else None
+    options = {"do_classifier_free_guidance": False, "max_sequence_length": length}
+    embeddings, _, pooled, _ = pipeline.encode_prompt(list(prompts), None, for_t5, **options)
     return Conditioning({"encoder_hidden_states": embeddings, "pooled_projections": pooled})
 
 
@@ -39,9 +31,4 @@ def velocity(transformer: nn.Module, x_t: Tensor, sigma: Tensor, conditioning: C
     return transformer(hidden_states=x_t, timestep=1000 * sigma, **conditioning.tensors, return_dict=False)[0]
 
 
-STABLE_DIFFUSION_3 = Family(
-    pipeline_class=StableDiffusion3Pipeline,
-    encode_prompts=encode_prompts,
-    velocity=velocity,
-    lora_targets=("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-)
+STABLE_DIFFUSION_3 = Family(StableDiffusion3Pipeline, encode_prompts, velocity)

@@ -11,12 +11,10 @@ CLOSED = "closed_vocabulary"  # in the tokenizer's saved settings
 
 
 def check_vocabulary(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a closed vocabulary holds every word; every other tokenizer takes every prompt.
+    """Raises ValueError for a word that is not one token of a closed vocabulary, and for a prompt that would be cut.
 
     prompts: texts; word order and grammar are not looked at
-    tokenizer: of a text encoder
-
-    Raises ValueError for a word that is not one token, and for a prompt that would be cut.
+    tokenizer: of a text encoder; one whose vocabulary is not closed takes every prompt
     """
     if not tokenizer.init_kwargs.get(CLOSED, False):
         return

@@ -70,21 +70,17 @@ class Method:
 
     def __post_init__(self) -> None:
         if self.weights not in ("even", "exact") or (self.weights == "exact" and len(self.sigmas) == 1):
-            raise ValueError(
-                f"weights are {self.weights!r} at {len(self.sigmas)} levels; take 'even', or 'exact' at two or more"
-            )
+            asked = f"weights are {self.weights!r} at {len(self.sigmas)} levels"
+            raise ValueError(f"{asked}; take 'even', or 'exact' at two or more")
         if self.form not in FORMS:
             raise ValueError(f"there is no form {self.form!r}; there are {', '.join(FORMS)}")
         fitting = {"re_noising": ("null", "prompts"), "conditional_loss": ("null", "nothing")}.get(self.form, ("null",))
         if self.against not in fitting:
-            raise ValueError(
-                f"{self.form} is held against {self.against!r}; it can be held against {' or '.join(fitting)}"
-            )
+            asked = f"{self.form} is held against {self.against!r}"
+            raise ValueError(f"{asked}; it can be held against {' or '.join(fitting)}")
         if not all(0 < sigma <= 1 for sigma in self.sigmas) or self.nodes < 1:
-            raise ValueError(
-                f"sigmas are {self.sigmas} with {self.nodes} nodes; take noise levels above 0 and up to 1, or 1 node "
-                "or more"
-            )
+            asked = f"sigmas are {self.sigmas} with {self.nodes} nodes"
+            raise ValueError(f"{asked}; take noise levels above 0 and up to 1, or 1 node or more")
         check_noises(self.noises)
 
     def times_and_weights(self) -> tuple[Tensor, Tensor]:
@@ -96,6 +92,10 @@ class Method:
         if self.weights == "exact":
             return t, t / (1 - t) * (t.max() - t.min()) / (len(t) - 1)
         return t, torch.full_like(t, 1 / len(t))
+
+    def held_against(self, others: Tensor | None) -> Tensor | str | None:
+        """What `re_noising_draws` is to hold the prompt against: `others`, which are labels, where it asks for them."""
+        return {"null": "null", "prompts": others, "nothing": None}[self.against]
 
     @property
     def evaluations(self) -> int:

@@ -25,14 +25,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional
 
 from rfmi.fields import interpolate
 from rfmi.pipelines import PipelineField
-from rfmi.scoring.methods import FORMS, Method
+from rfmi.scoring.methods import DEFAULT_METHOD, FORMS, Method, method_named
 
-NULL = "null"
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
 
 
@@ -44,6 +44,43 @@ class Scores:
     values: Tensor
     standard_errors: Tensor
     evaluations: int
+
+
+def score(
+    pipeline: DiffusionPipeline,
+    images: Tensor,
+    prompts: Sequence[str],
+    *,
+    method: str | Method = DEFAULT_METHOD,
+    seed: int = 0,
+    negative_prompt: str = "",
+    device: torch.device | str | None = None,
+    micro_batch: int | None = None,
+) -> Scores:
+    """How much of its prompt each image carries, by the model itself.
+
+    pipeline: its null branch is what the prompt is held against.
+    images: (n, 3, height, width) in [0, 1].
+    prompts: (n,), one an image; a method against other prompts takes them from here.
+    method: a `Method` or the name of one in `rfmi.scoring.METHODS`. Exact ones are in nats (point-wise I-MMSE; RFMI,
+        arXiv 2503.14358); others only rank images of one prompt.
+    seed: of the noise, common to all images.
+    negative_prompt, device, micro_batch: of `PipelineField`.
+    Raises ValueError for an unknown method, for images of another number, size or range, and for a pipeline that is no
+    rectified flow; FloatingPointError for a score that is no number.
+    """
+    if isinstance(prompts, str) or len(images) != len(prompts):
+        raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give a list, one prompt an image")
+    chosen, distinct = method_named(method), list(dict.fromkeys(prompts))
+    height, width = images.shape[-2:]
+    options = {"negative_prompt": negative_prompt, "device": device, "micro_batch": micro_batch}
+    field = PipelineField(pipeline, distinct, height=height, width=width, **options)
+    labels = torch.tensor([distinct.index(prompt) for prompt in prompts])
+    x = field.encode(images)
+    others = nearest_prompts(field)[labels] if chosen.against == "prompts" else None
+    scores = re_noising_scores(field, x, labels, chosen, seed=seed, others=others)
+    check_numbers(scores.values, "an image")
+    return scores
 
 
 def re_noising_scores(
@@ -61,31 +98,12 @@ def re_noising_scores(
     others: (n, k) labels of the prompts held against, for a method that asks for them. batch: samples at once; it
     changes nothing but the time. Raises ValueError where such prompts are asked for and not given, or the reverse.
     """
-    before = field.evaluations
-    found = method_draws(field, x, labels, method, noises=range(method.noises), seed=seed, others=others, batch=batch)
-    return weighted(found, method.times_and_weights()[1], field.evaluations - before)
-
-
-def method_draws(
-    field: PipelineField,
-    x: Tensor,
-    labels: Tensor,
-    method: Method,
-    *,
-    noises: range,
-    seed: int,
-    others: Tensor | None = None,
-    batch: int = 32,
-) -> Tensor:
-    """f (n, levels, noises) of a method for some of its noises, from a pair on; the rest as in `re_noising_scores`."""
     if (method.against == "prompts") != (others is not None):
         raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
-    held_against = None if method.against == "nothing" else others if others is not None else NULL
-    times, form = method.times_and_weights()[0], method.form
-    found = re_noising_draws(
-        field, x, labels, [form], times=times, noises=noises, seed=seed, against=held_against, batch=batch
-    )
-    return found[form]
+    before, (times, weights) = field.evaluations, method.times_and_weights()
+    options = {"times": times, "noises": method.noises, "seed": seed, "batch": batch}
+    found = re_noising_draws(field, x, labels, [method.form], against=method.held_against(others), **options)
+    return weighted(found[method.form], weights, field.evaluations - before)
 
 
 def paired_noise(levels: int, noises: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -104,13 +122,13 @@ def re_noising_draws(
     times: Tensor,
     noises: int | range,
     seed: int,
-    against: Tensor | str | None = NULL,
+    against: Tensor | str | None = "null",
     batch: int = 32,
 ) -> dict[str, Tensor]:
     """f (n, levels, noises) of several forms, from the same velocities.
 
-    noises: how many, in turn eps and -eps, or which of them; against: NULL, (n, k) labels of other prompts, or None for
-    the conditional branch alone.
+    noises: how many, in turn eps and -eps, or which of them, from a pair on.
+    against: "null", (n, k) labels of other prompts, or None for the conditional branch alone.
     """
     which = range(noises) if isinstance(noises, int) else noises
     drawn = paired_noise(len(times), which.stop, x.shape[1:], torch.Generator().manual_seed(STREAM + seed))
@@ -136,10 +154,8 @@ def re_noising_draws(
 
 @torch.no_grad()
 def nearest_prompts(field: PipelineField, k: int = 2) -> Tensor:
-    """(P, k) labels: of every prompt of the field the k nearest others, by the cosine of embeddings less their mean.
-
-    The text encoder alone says what is near. Raises ValueError where there are fewer than k others.
-    """
+    """(P, k) labels: of every prompt of the field the k nearest others, by the cosine of embeddings less their mean;
+    ValueError where there are fewer. The text encoder alone says what is near."""
     n = len(field.prompts)
     if n <= k:
         raise ValueError(f"{n} prompts have no {k} others each; give more prompts, or a method that needs none")
@@ -150,9 +166,9 @@ def nearest_prompts(field: PipelineField, k: int = 2) -> Tensor:
 
 
 def weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
-    """Scores from f (n, levels, noises) and the levels' weights; standard errors from two pairs of noises on, or NaN."""
-    weights, pairs = weights.to(found.device), found[..., : found.shape[2] // 2 * 2].unflatten(2, (-1, 2)).mean(3)
-    n_pairs = pairs.shape[2]
+    """Scores from f (n, levels, noises) and the levels' weights; standard errors from two pairs on, or else NaN."""
+    weights, n_pairs = weights.to(found.device), found.shape[2] // 2
+    pairs = found[..., : 2 * n_pairs].unflatten(2, (-1, 2)).mean(3)
     spread = pairs.var(2) if n_pairs > 1 else torch.full_like(found[:, :, 0], torch.nan)
     error = (spread / n_pairs * weights.square()).sum(1).sqrt()
     return Scores((found.mean(2) * weights).sum(1), error, evaluations)

@@ -1,8 +1,7 @@
 """Many images of a prompt, scored by the model's own information, and the best of them."""
 
-from rfmi.selection.choosing import best, worst
-from rfmi.selection.folder import Selection, read_selection
-from rfmi.selection.pruning import Pruning
+from rfmi.selection.candidates import Pruning
+from rfmi.selection.folder import Selection, best, read_selection, worst
 from rfmi.selection.selecting import select
 
 __all__ = ["Pruning", "Selection", "best", "read_selection", "select", "worst"]

@@ -1,8 +1,23 @@
-"""The candidates of one prompt: drawn, scored, and the best kept."""
+"""The candidates of one prompt: drawn, scored, and the best kept; with pruning, only the promising ones are finished.
+
+Late steps of the sampling ODE decide texture; what the image shows is decided before. All M candidates are drawn
+through the first K of S steps, and from there a *draft* of each is reached by a few long steps and cheaply scored, by
+its conditional loss, which needs no null branch. Only the best F_1 go on from where they are, through the steps that
+are left. They are scored by successive halving: in round r the best F_r so far get N_r noises more, and the last
+round's best is chosen by all of its own. In place of the M (2 S + C) network evaluations of full selection,
+
+    M (g (K + J) + c) + F_1 g (S - K) + sum over rounds F_r N_r C_1
+
+with C evaluations of the full score, C_1 of one of its noises, c of the draft's score, J long steps, and g = 2, or 1
+without guidance: a step then asks for the null branch only where it is scored, as full selection does and pruned
+selection does not. Where no draft could be dropped none is drawn. Drafts are scored with other noises than finalists:
+what luck lifted a draft does not lift its image again.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,10 +25,75 @@ from torch import Tensor
 from rfmi.pipelines import PipelineField
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores
-from rfmi.scoring.re_noising import check_numbers, method_draws, weighted
-from rfmi.selection.pruning import Pruning
+from rfmi.scoring.methods import check_noises
+from rfmi.scoring.re_noising import check_numbers, re_noising_draws, weighted
 
 KEPT, SCORED, DROPPED = "kept", "scored", "dropped as a draft"
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Which candidates are finished. The defaults were fixed on 288 validation prompts of the small world, other than
+    those of notebook 04's report, without guidance, 16 candidates each.
+
+    seen: the part of their steps after which candidates are looked at.
+    shortcut: long steps that finish a draft. method: the draft's score.
+    rounds: pairs (finalists, noises more); a score of fewer noises stops when it has them all.
+    Raises ValueError for a part outside 0 to 1, no long step, rounds that do not narrow or are not of pairs of noises
+    (a single round may be of one noise), and a draft's score along the path or against other prompts.
+    """
+
+    seen: float = 0.7
+    shortcut: int = 2
+    method: Method = Method("conditional_loss", (0.3, 0.4), noises=2, against="nothing", weights="exact")
+    rounds: tuple[tuple[int, int], ...] = ((9, 2), (6, 4), (3, 8))
+
+    def __post_init__(self) -> None:
+        counts = [self.shortcut, *(number for each in self.rounds for number in each)]
+        if not all(isinstance(number, int) for number in counts):
+            raise ValueError(f"long steps and rounds are counted by {counts}; give whole numbers")
+        if not 0 < self.seen < 1 or self.shortcut < 1:
+            asked = f"{self.shortcut} long steps after the part {self.seen} of the steps"
+            raise ValueError(f"drafts are of {asked}; take 1 or more, and a part between 0 and 1")
+        if not isinstance(self.method, Method) or self.method.against == "prompts":
+            raise ValueError(f"drafts are scored by {self.method}; take a `Method` that asks for no other prompts")
+        finalists = [count for count, _ in self.rounds]
+        if not finalists or min(finalists) < 1 or any(a <= b for a, b in pairwise(finalists)):
+            raise ValueError(f"rounds have {finalists} finalists; take at least one round, and fewer in every next one")
+        for _, noises in self.rounds:
+            check_noises(noises)
+            if noises == 1 and len(self.rounds) > 1:
+                raise ValueError("a round of one noise has half a pair; take even numbers in more rounds than one")
+
+    def drops_drafts(self, candidates: int, keep: int) -> bool:
+        """Whether there are more candidates than finalists."""
+        return candidates > max(keep, self.rounds[0][0])
+
+    def split(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The grid (S + 1,) in two, with the step K in both, and the long steps from there to a draft."""
+        steps = len(times) - 1
+        k = min(max(round(self.seen * steps), 1), steps - 1)
+        places = torch.linspace(k, steps, min(self.shortcut, steps - k) + 1).round().long()
+        return times[: k + 1], times[k:], times[places]
+
+    def noises(self, method: Method) -> list[tuple[int, range]]:
+        """The rounds of a method: how many finalists, and which of its noises each gets."""
+        ends = [0]
+        for _, more in self.rounds:
+            ends.append(min(ends[-1] + more, method.noises))
+        found = zip(self.rounds, pairwise(ends), strict=True)
+        return [(finalists, range(start, end)) for (finalists, _), (start, end) in found if end > start]
+
+    def evaluations(self, method: Method, candidates: int, steps: int, guidance: float) -> float:
+        """Network evaluations of a choice among `candidates`, one kept: the formula at the top."""
+        branches, finalists = 1 if guidance == 1 else 2, self.rounds[0][0]
+        rounds = sum(min(candidates, n) * len(noises) for n, noises in self.noises(method))
+        scored = rounds * method.evaluations / method.noises
+        if not self.drops_drafts(candidates, 1):
+            return candidates * branches * steps + scored
+        before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
+        drafts = candidates * (branches * (before + long) + self.method.evaluations)
+        return drafts + finalists * branches * after + scored
 
 
 @dataclass(frozen=True)
@@ -49,46 +129,44 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     With pruning a candidate's score has as many noises as the last round it was in. Raises FloatingPointError for a
     score that is no number.
     """
-    prompt = _Prompt(flow, label, recipe, others)
-    if recipe.pruning is None:
-        rows = torch.arange(recipe.candidates)
-        latents = prompt.drawn_along_path(rows)
-        if isinstance(recipe.method, Method):
-            draws = prompt.draws(rows, latents, recipe.method, range(recipe.method.noises), recipe.seed)
-            prompt.score(rows, draws, recipe.method)
-        else:
-            prompt.columns["score"] = prompt.columns[recipe.method].clone()
-            check_numbers(prompt.columns["score"], f"a candidate of prompt {label}")
+    prompt, method, pruning = _Prompt(flow, label, recipe, others), recipe.method, recipe.pruning
+    columns, rows, times = prompt.columns, torch.arange(recipe.candidates), flow.times(recipe.steps)
+    if pruning is None:
+        latents = prompt.drawn_along_path(times)
+        rounds = [] if isinstance(method, str) else [(recipe.candidates, range(method.noises))]
     else:
-        rows, latents = _finalists(prompt, recipe.pruning, recipe.method)
-    best = _best(prompt.columns["score"][rows], recipe.keep)
-    kept, scored = rows[best].tolist(), prompt.columns["score"].isfinite().tolist()
-    fates = [KEPT if i in kept else SCORED if scored[i] else DROPPED for i in range(recipe.candidates)]
-    return Candidates(prompt.columns, fates, kept, latents[best].cpu())
-
-
-def _finalists(prompt: "_Prompt", pruning: Pruning, method: Method) -> tuple[Tensor, Tensor]:
-    """The candidates of the last round, as rows and latents, scored."""
-    recipe, columns = prompt.recipe, prompt.columns
-    rows, times = torch.arange(recipe.candidates), prompt.flow.times(recipe.steps)
-    if pruning.drops_drafts(recipe.candidates, recipe.keep):
-        before, after, long = pruning.split(times)
-        on_the_way = prompt.drawn(rows, prompt.noise, before)
-        drafts = prompt.drawn(rows, on_the_way, long)
-        draws = prompt.draws(rows, drafts, pruning.method, range(pruning.method.noises), recipe.seed + 1)
-        columns["draft_score"] = _scores(draws, pruning.method, prompt.label).values
-        rows = _best(columns["draft_score"], max(recipe.keep, pruning.rounds[0][0])).sort().values
-        latents = prompt.drawn(rows, on_the_way[rows], after)
-    else:
-        latents = prompt.drawn(rows, prompt.noise, times)
+        rows, latents = _finalists(prompt, pruning, rows, times)
+        rounds = pruning.noises(method)
     draws = []
-    for finalists, noises in pruning.noises(method):
+    for finalists, noises in rounds:
         if draws:
             best = _best(columns["score"][rows], max(recipe.keep, finalists)).sort().values
             rows, latents, draws = rows[best], latents[best], [part[best] for part in draws]
         draws.append(prompt.draws(rows, latents, method, noises, recipe.seed))
-        prompt.score(rows, torch.cat(draws, 2), method)
-    return rows, latents
+        found = _scores(torch.cat(draws, 2), method, label)
+        columns["score"][rows], columns["standard_error"][rows] = found.values, found.standard_errors
+    if not rounds:
+        columns["score"] = columns[method].clone()
+        check_numbers(columns["score"], f"a candidate of prompt {label}")
+    best = _best(columns["score"][rows], recipe.keep)
+    kept, scored = rows[best].tolist(), columns["score"].isfinite().tolist()
+    fates = [KEPT if i in kept else SCORED if scored[i] else DROPPED for i in range(recipe.candidates)]
+    return Candidates(columns, fates, kept, latents[best].cpu())
+
+
+def _finalists(prompt: "_Prompt", pruning: Pruning, rows: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """The candidates whose drafts are the best, as rows and latents; all where no draft could be dropped."""
+    recipe, method = prompt.recipe, pruning.method
+    if not pruning.drops_drafts(recipe.candidates, recipe.keep):
+        return rows, prompt.drawn(rows, prompt.noise, times)
+    before, after, long = pruning.split(times)
+    on_the_way = prompt.drawn(rows, prompt.noise, before)
+    drafts = prompt.drawn(rows, on_the_way, long)
+    draws = prompt.draws(rows, drafts, method, range(method.noises), recipe.seed + 1)
+    scores = _scores(draws, method, prompt.label).values
+    prompt.columns["draft_score"] = scores
+    rows = _best(scores, max(recipe.keep, pruning.rounds[0][0])).sort().values
+    return rows, prompt.drawn(rows, on_the_way[rows], after)
 
 
 class _Prompt:
@@ -96,13 +174,11 @@ class _Prompt:
 
     def __init__(self, flow: PipelineField, label: int, recipe: Recipe, others: Tensor | None) -> None:
         self.flow, self.label, self.recipe, self.others = flow, label, recipe, others
+        self.labels = torch.full((recipe.candidates,), label)
         self.noise = flow.noise(range(recipe.seed, recipe.seed + recipe.candidates))
         empty = torch.full((recipe.candidates,), torch.nan, dtype=torch.float64)
         self.columns = {name: empty.clone() for name in ("score", "standard_error", "draft_score", *PATH_METHODS)}
         self.columns["evaluations"] = torch.zeros(recipe.candidates, dtype=torch.float64)
-
-    def labels(self, rows: Tensor) -> Tensor:
-        return torch.full((len(rows),), self.label)
 
     @contextmanager
     def spending(self, rows: Tensor) -> Iterator[None]:
@@ -114,27 +190,23 @@ class _Prompt:
     def drawn(self, rows: Tensor, x_t: Tensor, times: Tensor) -> Tensor:
         """Latents at the last of `times`, from x_t at the first."""
         with self.spending(rows):
-            return sample(self.flow, x_t, self.labels(rows), times=times, guidance=self.recipe.guidance)
+            return sample(self.flow, x_t, self.labels[rows], times=times, guidance=self.recipe.guidance)
 
-    def drawn_along_path(self, rows: Tensor) -> Tensor:
-        """Latents from their noise, scored along the path."""
-        times, guidance = self.flow.times(self.recipe.steps), self.recipe.guidance
-        with self.spending(rows):
-            found = path_scores(self.flow, self.noise[rows], self.labels(rows), times=times, guidance=guidance)
+    def drawn_along_path(self, times: Tensor) -> Tensor:
+        """Latents of all candidates, scored along the path."""
+        found = path_scores(self.flow, self.noise, self.labels, times=times, guidance=self.recipe.guidance)
+        self.columns["evaluations"] += found.evaluations / len(self.labels)
         for name, values in zip(PATH_METHODS, (found.path, found.guided_path, found.squared), strict=True):
-            self.columns[name][rows] = values.cpu()
+            self.columns[name] = values.cpu()
         return found.samples
 
     def draws(self, rows: Tensor, x: Tensor, method: Method, noises: range, seed: int) -> Tensor:
         """What a method makes of x under some of its noises, (rows, levels, noises)."""
-        others = self.others.expand(len(rows), -1) if method.against == "prompts" else None
+        others = None if self.others is None else self.others.expand(len(rows), -1)
+        options = {"against": method.held_against(others), "noises": noises, "seed": seed}
+        options["times"], _ = method.times_and_weights()
         with self.spending(rows):
-            return method_draws(self.flow, x, self.labels(rows), method, noises=noises, seed=seed, others=others)
-
-    def score(self, rows: Tensor, draws: Tensor, method: Method) -> None:
-        """Write down the rows' scores, by the noises that they have had."""
-        found = _scores(draws, method, self.label)
-        self.columns["score"][rows], self.columns["standard_error"][rows] = found.values, found.standard_errors
+            return re_noising_draws(self.flow, x, self.labels[rows], [method.form], **options)[method.form]
 
 
 def _scores(draws: Tensor, method: Method, label: int) -> Scores:

@@ -19,13 +19,13 @@ from typing import Self
 import numpy as np
 import pandas as pd
 import torch
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from rfmi.pipelines import Conditioning, PipelineField
-from rfmi.runs import SETTINGS, whole_file, write_atomically, write_tensors
+from rfmi.runs import SETTINGS, read_tensors, whole_file, write_atomically, write_tensors
 from rfmi.selection.candidates import Candidates
 
 TABLE, METADATA = "candidates.parquet", "metadata.jsonl"
@@ -64,14 +64,18 @@ class Selection:
         """The prompts, by number."""
         return self.candidates.drop_duplicates("prompt_id").sort_values("prompt_id").prompt.tolist()
 
+    @cached_property
+    def files(self) -> list[Path]:
+        """The images of those kept, in the order of `latents`."""
+        return [image_path(self.folder, row.prompt_id, row.seed) for row in self.kept.itertuples()]
+
     def images(self) -> Tensor:
         """(n, 3, height, width) in [0, 1] of those kept, in the order of `latents`."""
-        files = [self.folder / "images" / image_name(row.prompt_id, row.seed) for row in self.kept.itertuples()]
-        return torch.stack([_pixels(file) for file in files]) / 255
+        pictures = [VaeImageProcessor.pil_to_numpy(Image.open(file)) for file in self.files]
+        return VaeImageProcessor.numpy_to_pt(np.concatenate(pictures))
 
     def scores(self, by: str) -> Tensor:
-        """The column `by` (n,), float64, of those kept. Raises ValueError for a column that is not there, or holds
-        what is no number."""
+        """The column `by` (n,), float64, of those kept; ValueError for one that is not there, or holds no numbers."""
         if by not in self.kept:
             numbers = self.kept.select_dtypes("number").columns.drop(["prompt_id", "seed", "rank"], errors="ignore")
             raise ValueError(f"the selection has no column {by!r}; it has {', '.join(numbers)}")
@@ -98,43 +102,51 @@ class Selection:
         return self.keeping(torch.isin(self.prompt_id, torch.tensor(numbers)))
 
 
+def best(selection: Selection, by: str = "score") -> Selection:
+    """The image of every prompt with the largest value in the column `by`; ValueError as `Selection.scores`."""
+    return _one_a_prompt(selection, by, "idxmax")
+
+
+def worst(selection: Selection, by: str = "score") -> Selection:
+    """The image of every prompt with the smallest value in the column `by`; ValueError as `Selection.scores`."""
+    return _one_a_prompt(selection, by, "idxmin")
+
+
+def _one_a_prompt(selection: Selection, by: str, which: str) -> Selection:
+    values = pd.Series(selection.scores(by).numpy(), selection.kept.index)
+    chosen = values.groupby(selection.kept["prompt_id"]).agg(which)
+    return selection.keeping(torch.tensor(selection.kept.index.isin(chosen)))
+
+
 def unit_path(folder: Path, prompt_id: int) -> Path:
     return folder / "units" / f"{prompt_id:05d}.safetensors"
 
 
-def image_name(prompt_id: int, seed: int) -> str:
-    return f"{prompt_id:05d}_{seed:05d}.png"
+def image_path(folder: Path, prompt_id: int, seed: int) -> Path:
+    return folder / "images" / f"{prompt_id:05d}_{seed:05d}.png"
 
 
 def write_unit(folder: Path, prompt_id: int, prompt: str, drawn: Candidates, images: Tensor, seed: int) -> None:
     """Keep a finished prompt: first its images (k, 3, height, width), then its file, which vouches for them."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for candidate, image in zip(drawn.kept, images, strict=True):
-        pixels = (image.permute(1, 2, 0) * 255).round().byte().numpy()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / "images" / image_name(prompt_id, seed + candidate))
+    pictures = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(images))
+    for candidate, picture in zip(drawn.kept, pictures, strict=True):
+        picture.save(image_path(folder, prompt_id, seed + candidate))
     tensors = {f"columns.{name}": values for name, values in drawn.columns.items()}
     tensors |= {"kept": torch.tensor(drawn.kept), "latents": drawn.latents}
     record = {"prompt": prompt, "fates": drawn.fates, "seed": seed}
-    write_tensors(unit_path(folder, prompt_id), tensors, {"record": json.dumps(record)})
+    write_tensors(unit_path(folder, prompt_id), tensors, record=record)
 
 
 def read_unit(folder: Path, prompt_id: int) -> tuple[pd.DataFrame, Tensor]:
     """(one row a candidate, the kept latents best first)."""
-    with safe_open(unit_path(folder, prompt_id), framework="pt") as file:
-        record = json.loads(file.metadata()["record"])
-        columns = {
-            name.removeprefix("columns."): file.get_tensor(name).numpy()
-            for name in file.keys()  # noqa: SIM118
-            if name.startswith("columns.")
-        }
-        latents, kept = file.get_tensor("latents"), file.get_tensor("kept").tolist()
-    table = pd.DataFrame(columns)
-    table.insert(0, "fate", record["fates"])
-    table.insert(0, "seed", record["seed"] + np.arange(len(table)))
-    table.insert(0, "prompt", record["prompt"])
-    table.insert(0, "prompt_id", prompt_id)
-    table["rank"] = pd.Series({candidate: rank for rank, candidate in enumerate(kept)})
-    return table, latents
+    tensors, facts = read_tensors(unit_path(folder, prompt_id))
+    latents, kept, record = tensors.pop("latents"), tensors.pop("kept").tolist(), facts["record"]
+    seeds = record["seed"] + np.arange(len(record["fates"]))
+    table = pd.DataFrame({"prompt_id": prompt_id, "prompt": record["prompt"], "seed": seeds, "fate": record["fates"]})
+    scores = {name.removeprefix("columns."): values.numpy() for name, values in tensors.items()}
+    ranks = pd.Series({candidate: rank for rank, candidate in enumerate(kept)})
+    return table.assign(**scores, rank=ranks), latents
 
 
 def kept_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -144,16 +156,16 @@ def kept_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def finish_folder(folder: Path, field: PipelineField) -> None:
     """Write metadata, latents, embeddings and at last the table from all prompts' files."""
-    units = [read_unit(folder, i) for i in range(len(field.prompts))]
-    table = pd.concat([unit[0] for unit in units], ignore_index=True)
+    tables, latents = zip(*(read_unit(folder, i) for i in range(len(field.prompts))), strict=True)
+    table = pd.concat(tables, ignore_index=True)
     kept = kept_rows(table)
-    named = kept[["prompt", "prompt_id", "seed", "score"]].rename(columns={"prompt": "text"})
-    files = [image_name(row.prompt_id, row.seed) for row in kept.itertuples()]
-    lines = [json.dumps({"file_name": file} | row) for file, row in zip(files, named.to_dict("records"), strict=True)]
+    files = [image_path(folder, row.prompt_id, row.seed).name for row in kept.itertuples()]
+    named = kept.assign(file_name=files, text=kept.prompt)[["file_name", "text", "prompt_id", "seed", "score"]]
+    lines = [json.dumps(row) for row in named.to_dict("records")]
     write_atomically(folder / "images" / METADATA, "\n".join(lines) + "\n")
     numbers = torch.tensor(kept.prompt_id.to_numpy())
-    write_tensors(folder / LATENTS, {"latents": torch.cat([unit[1] for unit in units]), "prompt_id": numbers}, {})
-    write_tensors(folder / EMBEDDINGS, dict(field.conditioning.to("cpu").tensors), {})
+    write_tensors(folder / LATENTS, {"latents": torch.cat(latents), "prompt_id": numbers})
+    write_tensors(folder / EMBEDDINGS, field.conditioning.to("cpu").tensors)
     with whole_file(folder / TABLE) as temporary:
         table.to_parquet(temporary)
 
@@ -164,17 +176,11 @@ def read_selection(folder: str | Path) -> Selection:
     for name in (SETTINGS, TABLE, LATENTS, EMBEDDINGS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no finished selection: {name} is missing; run `rfmi.select` again")
-    table = pd.read_parquet(folder / TABLE)
-    for row in kept_rows(table).itertuples():
-        name, unit = image_name(row.prompt_id, row.seed), unit_path(folder, row.prompt_id).name
-        if not (folder / "images" / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has lost the image {name}; remove {unit} from its units and run `rfmi.select` again"
-            )
-    kept = load_file(folder / LATENTS)
-    return Selection(folder, table, kept["latents"], kept["prompt_id"], Conditioning(load_file(folder / EMBEDDINGS)))
-
-
-def _pixels(file: Path) -> Tensor:
-    """(3, height, width), 8 bits."""
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    kept, conditioning = load_file(folder / LATENTS), Conditioning(load_file(folder / EMBEDDINGS))
+    selection = Selection(folder, pd.read_parquet(folder / TABLE), kept["latents"], kept["prompt_id"], conditioning)
+    lost = [file.name for file in selection.files if not file.is_file()]
+    if lost:
+        unit = f"{lost[0].partition('_')[0]}.safetensors"
+        said = f"{folder} has lost the image {lost[0]}; remove {unit} from its units"
+        raise FileNotFoundError(f"{said} and run `rfmi.select` again")
+    return selection

@@ -13,14 +13,13 @@ import torch
 from diffusers import DiffusionPipeline
 
 from rfmi.pipelines import PipelineField
-from rfmi.runs import deal, fingerprint, open_folder, own_device, process_state
+from rfmi.runs import fingerprint, own_device, process_state, work_on
 from rfmi.sampling import check_guidance
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.re_noising import nearest_prompts
-from rfmi.selection.candidates import Recipe, draw_candidates
+from rfmi.selection.candidates import Pruning, Recipe, draw_candidates
 from rfmi.selection.folder import Selection, finish_folder, read_selection, unit_path, write_unit
-from rfmi.selection.pruning import Pruning
 
 
 def select(
@@ -55,7 +54,9 @@ def select(
     method, one along the path with pruning, and a folder that holds something else; FloatingPointError for a score that
     is no number; OSError for a full disk.
     """
-    pruning = _pruning(prune)
+    if not isinstance(prune, bool | Pruning):
+        raise ValueError(f"prune is {prune!r}; give True, False, or a `Pruning`")
+    pruning = Pruning() if prune is True else prune or None
     recipe = Recipe(
         candidates=candidates,
         keep=keep if keep is not None else candidates if pruning is None else 1,
@@ -67,16 +68,13 @@ def select(
     )
     _check(prompts, recipe)
     state, folder = process_state(), Path(output)
-    field = PipelineField(
-        pipeline, prompts, negative_prompt=negative_prompt, device=own_device(device), micro_batch=micro_batch
-    )
+    options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": micro_batch}
+    field = PipelineField(pipeline, prompts, **options)
     others = nearest_prompts(field) if getattr(recipe.method, "against", "") == "prompts" else None
     settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}
     settings["weights"] = fingerprint(pipeline.transformer)
-    if state.is_main_process:
-        open_folder(folder, settings)
-    state.wait_for_everyone()
-    for i in deal({i: unit_path(folder, i) for i in range(len(prompts))}, "selection"):
+    units = {i: unit_path(folder, i) for i in range(len(prompts))}
+    for i in work_on(folder, settings, units, "selection"):
         own = replace(recipe, seed=seed + i * candidates)
         drawn = draw_candidates(field, i, own, None if others is None else others[i])
         write_unit(folder, i, prompts[i], drawn, field.decode(drawn.latents), own.seed)
@@ -84,12 +82,6 @@ def select(
         finish_folder(folder, field)
     state.wait_for_everyone()
     return read_selection(folder)
-
-
-def _pruning(prune: Pruning | bool) -> Pruning | None:
-    if not isinstance(prune, bool | Pruning):
-        raise ValueError(f"prune is {prune!r}; give True, False, or a `Pruning`")
-    return Pruning() if prune is True else prune or None
 
 
 def _check(prompts: Sequence[str], recipe: Recipe) -> None:
