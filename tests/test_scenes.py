@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations
+from math import sqrt
 from random import Random
+from statistics import mean
 
 import pytest
 import torch
 
-from lab.making.prompt_files import draw_training_prompt, validation_prompts, write_prompt_files
+from lab.making.prompt_files import draw_training_prompt, reported_prompts, write_prompt_files
 from lab.worlds.shapes import prompts
-from lab.worlds.shapes.grammar import change_one_atom, draw_prompt
+from lab.worlds.shapes.grammar import change_one_atom, draw_prompt, frequency
 from lab.worlds.shapes.phrases import Phrase, Prompt, parse, read_prompts
 from lab.worlds.shapes.rendering import (
     BRIGHT,
@@ -27,7 +30,7 @@ from lab.worlds.shapes.rendering import (
 )
 from lab.worlds.shapes.sampling import draw_scene, draw_scenes
 from lab.worlds.shapes.truth import holds, verdict
-from lab.worlds.shapes.words import CATEGORIES, COLORS, HELD_OUT, SHAPES, SIZES, TEXTURES, WORDS
+from lab.worlds.shapes.words import CATEGORIES, COLORS, RARE, SHAPES, SIZES, TEXTURES, WORDS
 
 
 def overlaps_of(scene):
@@ -38,7 +41,7 @@ def overlaps_of(scene):
 def test_a_prompt_reads_back_as_it_was_and_is_of_its_category(category):
     random = Random(0)
     for _ in range(200):
-        prompt = draw_prompt(category, random, held_out=True)
+        prompt = draw_prompt(category, random, even=True)
         assert parse(str(prompt)) == prompt and prompt.category == category
         assert set(str(prompt).replace(",", " ,").split()) <= WORDS
 
@@ -80,20 +83,33 @@ def test_an_unknown_category_is_refused():
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_the_committed_prompts(category, tmp_path):
-    train, val = prompts(category, "train"), prompts(category, "val")
-    assert len(train) >= 200 and len(val) >= 100 and not set(train) & set(val)
-    assert all(parse(text).category == category for text in train + val)
-    assert not any(parse(text).pairs & HELD_OUT for text in train)
-    unseen = sum(bool(parse(text).pairs & HELD_OUT) for text in val)
-    assert unseen >= 40 or category == "shape"
     write_prompt_files(tmp_path)
-    assert read_prompts(tmp_path / f"{category}_val.txt") == val
+    every = []
+    for split, n in {"train": 240, "val": 120, "locked": 30}.items():
+        texts = prompts(category, split)
+        assert len(texts) == n and all(parse(text).category == category for text in texts)
+        rare = sum(frequency(parse(text)) < 1 for text in texts)
+        assert rare == (0 if category == "shape" else round(0.4 * n))
+        assert read_prompts(tmp_path / f"{category}_{split}.txt") == texts
+        every += texts
+    assert len(set(every)) == len(every)
 
 
-def test_training_prompts_name_no_held_out_pair_and_are_no_validation_prompts():
-    random = Random(1)
-    drawn = [draw_training_prompt(category, random) for category in CATEGORIES for _ in range(200)]
-    assert not any(prompt.pairs & HELD_OUT or str(prompt) in validation_prompts() for prompt in drawn)
+def test_training_names_rare_pairs_as_rarely_as_it_says_and_no_prompt_of_a_report():
+    random, n = Random(1), 6000
+    drawn = [draw_training_prompt("color", random) for _ in range(n)]
+    assert not any(str(prompt) in reported_prompts() for prompt in drawn)
+    named = Counter(pair for prompt in drawn for pair in prompt.pairs)
+    common = [named[color, shape] / n for color in COLORS for shape in SHAPES if (color, shape) not in RARE]
+    for pair in (("red", "triangle"), ("blue", "cross"), ("yellow", "diamond")):
+        expected = n * RARE[pair] * mean(common)
+        assert abs(named[pair] - expected) < 4 * sqrt(expected) + 0.1 * expected, (pair, named[pair], expected)
+
+
+def test_the_frequency_of_a_prompt_is_that_of_its_rarest_pair():
+    assert frequency(parse("a red circle and a blue square")) == 1
+    assert frequency(parse("a yellow diamond and a red triangle")) == RARE["red", "triangle"]
+    assert frequency(parse("a striped red square")) == RARE["striped", "square"]
 
 
 def test_prompt_files_of_every_make_are_read(tmp_path):
@@ -113,7 +129,7 @@ def test_a_scene_shows_its_prompt_and_nothing_else(category):
         assert verdict(prompt, scene.objects, overlaps_of(scene)).aligned
         named = prompt.pairs
         shown = {(word, thing.shape) for thing in scene.objects for word in (thing.color, thing.texture)}
-        assert not (shown & HELD_OUT) - named
+        assert not (shown & RARE.keys()) - named
         for thing in scene.objects:
             assert all(RADIUS[thing.size] - 1 <= c <= SIDE - RADIUS[thing.size] + 1 for c in (thing.x, thing.y))
         if not overlaps_of(scene):

@@ -50,7 +50,7 @@ def test_every_word_is_one_token_of_its_own():
 def test_prompts_are_read_word_by_word_and_fit(category):
     random = Random(0)
     texts = [*prompts(category, "train"), *prompts(category, "val")]
-    texts += [str(draw_prompt(category, random, held_out=True)) for _ in range(500)]
+    texts += [str(draw_prompt(category, random, even=True)) for _ in range(500)]
     for text, ids in zip(texts, TOKENIZER(texts).input_ids, strict=True):
         assert TOKENIZER.convert_ids_to_tokens(ids[1:-1]) == [f"{word}</w>" for word in words_of(text)]
         assert (ids[0], ids[-1]) == (TOKENIZER.bos_token_id, TOKENIZER.eos_token_id) and len(ids) <= MAX_TOKENS

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from lab.worlds import load_world
-from lab.worlds.shapes.grammar import change_one_atom
+from lab.worlds.shapes.grammar import change_one_atom, frequency
 from lab.worlds.shapes.phrases import parse
 from lab.worlds.shapes.rendering import render
 from lab.worlds.shapes.sampling import draw_scene
-from lab.worlds.shapes.words import HELD_OUT
 
 SHAPES = load_world("shapes")
 OWN = """
@@ -74,10 +73,10 @@ def test_the_small_world_answers_as_its_parts_do():
     each = [text for text in texts for _ in range(2)]
     judged = SHAPES.judge(images, each, category)
     assert judged.aligned.all() and (judged.score == 1).all() and judged.columns.tolist() == [
-        "aligned", "score", "atoms", "group"
+        "aligned", "score", "atoms", "group", "frequency"
     ]  # fmt: skip
-    unseen = [bool(parse(text).pairs & HELD_OUT) for text in each]
-    assert judged.group.tolist() == ["a pair never seen" if new else "pairs seen in training" for new in unseen]
+    assert judged.frequency.tolist() == [frequency(parse(text)) for text in each]
+    assert judged.group.tolist() == ["a rare pair" if often < 1 else "common pairs" for often in judged.frequency]
     assert SHAPES.features(images).shape == (6, 64) and SHAPES.auxiliary_score(images, each).abs().max() <= 1
 
 
@@ -94,7 +93,7 @@ def test_changed_prompts_are_one_atom_away_and_repeat():
 
 def test_no_group_is_empty_on_validation_prompts():
     judged = SHAPES.judge(torch.zeros(120, 3, 64, 64), SHAPES.prompts("complex"), "complex")
-    assert set(judged.group) == {"a pair never seen", "pairs seen in training"}
+    assert set(judged.group) == {"a rare pair", "common pairs"}
 
 
 def test_a_world_is_the_same_by_any_of_its_names_and_travels_by_it():
@@ -200,4 +199,4 @@ def test_another_category_or_split_is_refused(own):
 
 def test_no_images_are_judged_to_no_rows():
     judged = SHAPES.judge(torch.zeros(0, 3, 64, 64), [], "color")
-    assert len(judged) == 0 and judged.columns.tolist() == ["aligned", "score", "atoms", "group"]
+    assert len(judged) == 0 and judged.columns.tolist() == ["aligned", "score", "atoms", "group", "frequency"]

@@ -44,7 +44,7 @@ def varied_scenes(n: int, randomness: StepRandomness) -> list[Scene]:
     """Scenes for the autoencoder, which knows no prompts: every pair of attributes, and overlaps more often."""
     random = randomness.random
     categories = [*CATEGORIES, "3d_spatial", "3d_spatial", "3d_spatial"]
-    return [draw_scene(draw_prompt(random.choice(categories), random, held_out=True), random) for _ in range(n)]
+    return [draw_scene(draw_prompt(random.choice(categories), random, even=True), random) for _ in range(n)]
 
 
 def autoencoder_loss(autoencoder: AutoencoderKL, randomness: StepRandomness, batch: int) -> Tensor:

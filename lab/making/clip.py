@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from lab.making.autoencoder import training_scenes
-from lab.making.prompt_files import validation_prompts
+from lab.making.prompt_files import reported_prompts
 from lab.making.text_encoders import PROJECTION, tower, vocabulary
 from lab.making.tokenizers import make_tokenizer
 from lab.making.workshop import Workshop, muon_and_adamw
@@ -26,7 +26,7 @@ from lab.worlds.shapes.clip import features_of_pictures, features_of_texts
 from lab.worlds.shapes.grammar import change_one_atom
 from lab.worlds.shapes.phrases import Prompt, parse
 from lab.worlds.shapes.rendering import SIDE, render
-from lab.worlds.shapes.words import HELD_OUT
+from lab.worlds.shapes.words import RARE
 from rfmi.training import StepRandomness
 
 PATCH, IMAGE_LAYERS, TEXT_LAYERS = 8, 4, 3
@@ -52,7 +52,7 @@ def changed_prompt(prompt: Prompt, random: Random) -> str | None:
     """The prompt with one atom changed, as a text that training may show; None where a few draws give none."""
     for _ in range(ATTEMPTS):
         changed = change_one_atom(prompt, random)
-        if changed is not None and not changed.pairs & HELD_OUT and str(changed) not in validation_prompts():
+        if changed is not None and not changed.pairs & RARE.keys() and str(changed) not in reported_prompts():
             return str(changed)
     return None
 

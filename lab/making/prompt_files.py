@@ -1,42 +1,57 @@
-"""The committed prompts drawn, and the prompts that training may show: no held-out pair, no validation prompt."""
+"""The committed prompts drawn, and the prompts that the base model's training may show: none that a report is made on."""
 
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from random import Random
 
 from lab.worlds.shapes import prompts
 from lab.worlds.shapes.grammar import draw_prompt
 from lab.worlds.shapes.phrases import Prompt
-from lab.worlds.shapes.words import CATEGORIES, HELD_OUT
+from lab.worlds.shapes.words import CATEGORIES, RARE
 
-N_TRAIN, N_VAL, UNSEEN_SHARE, SEED = 240, 120, 0.4, 0
+SPLITS = {"val": 120, "train": 240, "locked": 30}  # prompts of a category, in the order in which they are drawn
+RARE_SHARE = 0.4  # of a split's prompts name a rare pair
+SKIPPED = {"val": 240}  # common prompts drawn before those of a split, which an earlier version used
+SEED = 0
 
 
 @cache
-def validation_prompts() -> frozenset[str]:
-    """Every validation prompt: what the base model's training must not see."""
-    return frozenset(text for category in CATEGORIES for text in prompts(category, "val"))
+def reported_prompts() -> frozenset[str]:
+    """Every validation and locked prompt: what the base model's training must not see."""
+    return frozenset(text for category in CATEGORIES for split in ("val", "locked") for text in prompts(category, split))
 
 
 def draw_training_prompt(category: str, random: Random) -> Prompt:
-    """A random prompt for the base model's training: no held-out pair, no validation prompt."""
+    """A random prompt for the base model's training, rare pairs as rarely as `RARE` says."""
     while True:
         prompt = draw_prompt(category, random)
-        if str(prompt) not in validation_prompts():
+        if str(prompt) not in reported_prompts():
             return prompt
 
 
+def draw_split(category: str, split: str, taken: set[str]) -> list[str]:
+    """Prompts of a category, in the alphabet's order, none of which is in `taken`."""
+    seed = f"prompts {category} {SEED}" if split == "val" else f"prompts {category} {split} {SEED}"
+    random, n = Random(seed), SPLITS[split]
+    n_rare = 0 if category == "shape" else round(RARE_SHARE * n)  # no size is rare
+    wanted = {True: n_rare, False: n - n_rare + SKIPPED.get(split, 0)}
+    drawn = {True: [], False: []}
+    while any(len(drawn[kind]) < wanted[kind] for kind in wanted):
+        prompt = draw_prompt(category, random, even=True)
+        kind = drawn[bool(prompt.pairs & RARE.keys())]
+        if str(prompt) not in taken and str(prompt) not in kind:
+            kind.append(str(prompt))
+    common = islice(drawn[False], SKIPPED.get(split, 0), wanted[False])
+    return sorted([*drawn[True][:n_rare], *common])
+
+
 def write_prompt_files(folder: Path) -> None:
-    """Draw the committed prompts anew: per category N_TRAIN without and N_VAL partly with held-out pairs."""
+    """Draw the committed prompts anew, no prompt in two files."""
     folder.mkdir(parents=True, exist_ok=True)
     for category in CATEGORIES:
-        random = Random(f"prompts {category} {SEED}")
-        unseen, seen = [], []
-        n_unseen = 0 if category == "shape" else round(UNSEEN_SHARE * N_VAL)  # no size is held out
-        while len(seen) < N_TRAIN + N_VAL - n_unseen or len(unseen) < n_unseen:
-            prompt = draw_prompt(category, random, held_out=True)
-            kept, enough = (unseen, n_unseen) if prompt.pairs & HELD_OUT else (seen, N_TRAIN + N_VAL - n_unseen)
-            if str(prompt) not in kept and len(kept) < enough:
-                kept.append(str(prompt))
-        for split, texts in (("train", seen[:N_TRAIN]), ("val", sorted(unseen + seen[N_TRAIN:]))):
+        taken = set()
+        for split in SPLITS:
+            texts = draw_split(category, split, taken)
+            taken |= {*texts}
             (folder / f"{category}_{split}.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from lab.paths import data_folder
 from lab.worlds.shapes.detection import detect
-from lab.worlds.shapes.grammar import change_one_atom
+from lab.worlds.shapes.grammar import change_one_atom, frequency
 from lab.worlds.shapes.phrases import parse, read_prompts
 from lab.worlds.shapes.rendering import check_pictures, render
 from lab.worlds.shapes.sampling import draw_scenes
 from lab.worlds.shapes.shipped import base_pipeline, quietly
 from lab.worlds.shapes.truth import verdict
-from lab.worlds.shapes.words import CATEGORIES, HELD_OUT
+from lab.worlds.shapes.words import CATEGORIES
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusion3Pipeline
@@ -40,8 +40,8 @@ sources = (
 
 @cache
 def prompts(category: str, split: str = "val") -> tuple[str, ...]:
-    """The committed prompts, in `data/prompts` as T2I-CompBench lays them out: 240 of a category to train on, 120 to
-    validate with.
+    """The committed prompts, in `data/prompts` as T2I-CompBench lays them out: 240 of a category to train on ("train"),
+    120 to validate with ("val"), and 30 ("locked") on which the headline alone is measured.
     """
     return read_prompts(data_folder() / "prompts" / f"{category}_{split}.txt")
 
@@ -50,7 +50,8 @@ def judge(images: Tensor, prompts: Sequence[str], category: str = "") -> pd.Data
     """Which atoms of a prompt hold in a picture, read off its pixels, one row a pair.
 
     Columns: `aligned`, all atoms hold; `score`, in T2I-CompBench's form; `atoms`, name to bool; `group`, whether the
-    prompt names a pair of attributes that no training prompt names.
+    prompt names a pair of attributes that is rare in training; `frequency`, how often training names the rarest of its
+    pairs, by how often it names a common one.
     """
     if isinstance(prompts, str):
         raise ValueError(f"the prompts are one string, {prompts[:40]!r}; give a list of them, one a picture")
@@ -61,9 +62,10 @@ def judge(images: Tensor, prompts: Sequence[str], category: str = "") -> pd.Data
     rows = []
     for prompt, seen in zip(parsed, detect(images.clamp(0, 1)), strict=True):
         held = verdict(prompt, seen.objects, seen.overlaps)
-        group = "a pair never seen" if prompt.pairs & HELD_OUT else "pairs seen in training"
-        rows.append((held.aligned, held.score, held.atoms, group))
-    return pd.DataFrame(rows, columns=["aligned", "score", "atoms", "group"])
+        often = frequency(prompt)
+        group = "a rare pair" if often < 1 else "common pairs"
+        rows.append((held.aligned, held.score, held.atoms, group, often))
+    return pd.DataFrame(rows, columns=["aligned", "score", "atoms", "group", "frequency"])
 
 
 def changed(prompt: str, seed: int | str) -> str | None:

@@ -7,21 +7,26 @@ from itertools import combinations
 from random import Random
 
 from lab.worlds.shapes.phrases import MAX_OBJECTS, Phrase, Prompt
-from lab.worlds.shapes.words import CATEGORIES, COLORS, HELD_OUT, OPPOSITE, RELATIONS, RELATIONS_OF, SHAPES, SIZES
+from lab.worlds.shapes.words import CATEGORIES, COLORS, OPPOSITE, RARE, RELATIONS, RELATIONS_OF, SHAPES, SIZES
 from lab.worlds.shapes.words import TEXTURES
 
 VALUES = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "size": SIZES}
 _SAID = {"bigger": "size", "smaller": "size", "same_color": "color", "different_color": "color"}  # by a relation
 
 
-def draw_prompt(category: str, random: Random, *, held_out: bool = False) -> Prompt:
-    """A random prompt of one category; held_out: whether it may name the attribute pairs kept for validation."""
+def draw_prompt(category: str, random: Random, *, even: bool = False) -> Prompt:
+    """A random prompt of one category; even: whether rare pairs are named as often as all others."""
     if category not in CATEGORIES:
         raise ValueError(f"no such category: {category!r}; there are {', '.join(CATEGORIES)}")
     while True:
         prompt = _draw(category, random)
-        if prompt.category == category and _sensible(prompt) and (held_out or not prompt.pairs & HELD_OUT):
+        if prompt.category == category and _sensible(prompt) and (even or random.random() < frequency(prompt)):
             return prompt
+
+
+def frequency(prompt: Prompt) -> float:
+    """How often training names the rarest pair of a prompt, by how often it names a common one: at most 1."""
+    return min([RARE[pair] for pair in prompt.pairs & RARE.keys()], default=1.0)
 
 
 def _draw(category: str, random: Random) -> Prompt:

@@ -14,7 +14,7 @@ import numpy as np
 from lab.worlds.shapes.phrases import Phrase, Prompt, parse
 from lab.worlds.shapes.rendering import RADIUS, SIDE, Scene, SceneObject, hidden_share
 from lab.worlds.shapes.truth import verdict
-from lab.worlds.shapes.words import COLORS, HELD_OUT, RELATIONS_OF, SIZES, TEXTURES
+from lab.worlds.shapes.words import COLORS, RARE, RELATIONS_OF, SIZES, TEXTURES
 
 STEP = 4  # centres lie on a lattice of this many pixels
 OVERLAP_STEP = 8  # and on this one where two large objects overlap
@@ -27,7 +27,7 @@ ATTEMPTS = 10_000
 def draw_scene(prompt: Prompt, random: Random) -> Scene:
     """A scene in which `prompt` holds and which shows nothing else.
 
-    Free attributes never make one of the pairs kept for validation. Raises ValueError for a prompt that no scene
+    Free attributes never make a rare pair. Raises ValueError for a prompt that no scene
     of this world can show.
     """
     overlap = prompt.relation in RELATIONS_OF["3d_spatial"]
@@ -54,8 +54,8 @@ def draw_scenes(prompts: Sequence[str], n: int, seed: str) -> list[Scene]:
 
 def _fill(phrase: Phrase, prompt: Prompt, random: Random) -> tuple[str, str, str, str]:
     """Shape, color, texture and size."""
-    colors = [color for color in COLORS if (color, phrase.shape) not in HELD_OUT]
-    textures = [texture for texture in TEXTURES if (texture, phrase.shape) not in HELD_OUT]
+    colors = [color for color in COLORS if (color, phrase.shape) not in RARE]
+    textures = [texture for texture in TEXTURES if (texture, phrase.shape) not in RARE]
     overlap = prompt.relation in RELATIONS_OF["3d_spatial"]
     solid = 1.0 if overlap else SOLID
     small = 0.0 if overlap else 0.5 if prompt.n_objects < 3 else 0.75

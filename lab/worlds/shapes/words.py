@@ -28,16 +28,14 @@ RELATIONS_OF = {
 }
 CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", "non_spatial", "complex")
 
-# Attribute pairs that no training prompt names; validation prompts do.
-HELD_OUT = frozenset(
-    {
-        ("red", "triangle"),
-        ("blue", "cross"),
-        ("yellow", "diamond"),
-        ("striped", "square"),
-        ("dotted", "triangle"),
-    }
-)
+# Attribute pairs that are rare in training: how often a prompt names one, by how often it names any other pair.
+RARE = {
+    ("red", "triangle"): 0.06,
+    ("striped", "square"): 0.1,
+    ("blue", "cross"): 0.15,
+    ("dotted", "triangle"): 0.25,
+    ("yellow", "diamond"): 0.4,
+}
 
 WORDS = frozenset(
     [*SHAPES, *PLURALS.values(), *COLORS, *TEXTURES, *SIZES, *COUNTS, "a", "and", ","]
