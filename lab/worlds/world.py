@@ -3,8 +3,10 @@
 A world is a module with
 
     name, categories                              str; tuple of str
-    prompts(category, split)                      sequence of str; split "train" or "val"
-    judge(images, prompts, category)              DataFrame, one row an image: `aligned`, `score`, what they are made of
+    prompts(category, split)                      sequence of str; split "train", "val", to choose on, or "locked", on
+                                                  which nothing is chosen
+    judge(images, prompts, category)              DataFrame, one row an image: `aligned`, `score`, what they are made
+                                                  of; and if known `group` and `frequency` (in training) of the prompt
     changed(prompt, seed)                         the prompt with one thing changed, or None where nobody can say
     features(images)                              (n, d), for image quality
     references(prompts, category, n, seed)        (len(prompts) * n, 3, H, W), n true images of each prompt in turn, or
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 HERE = "lab.worlds"
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "locked")
 FUNCTIONS = ("prompts", "judge", "changed", "features", "references", "auxiliary_score", "pipeline")
 COLUMNS = ("aligned", "score")
 
