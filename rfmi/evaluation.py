@@ -117,9 +117,9 @@ def evaluate(
             tensors["features"] = _embedded(features, images)
         write_tensors(units[category, first], tensors, rows=table.to_dict("records"))
     found = [read_tensors(path) for path in units.values()]
-    images = pd.concat([pd.DataFrame(facts["rows"]) for _, facts in found], ignore_index=True)
-    images = images[list(dict.fromkeys([*KEYS, "aligned", "score", *images]))]
-    return Evaluation(images, None if features is None else torch.cat([tensors["features"] for tensors, _ in found]))
+    table = pd.concat([pd.DataFrame(facts["rows"]) for _, facts in found], ignore_index=True)
+    table = table[list(dict.fromkeys([*KEYS, "aligned", "score", *table]))]  # ours first, then what else the judge said
+    return Evaluation(table, None if features is None else torch.cat([tensors["features"] for tensors, _ in found]))
 
 
 def compare(base: Evaluations, other: Evaluations, *, column: str = "aligned", seed: int = 0) -> pd.DataFrame:
@@ -170,8 +170,10 @@ def _listed(evaluations: Evaluations) -> list[Evaluation]:
 
 
 def _check(prompts: Mapping[str, Sequence[str]], images_per_prompt: int, guidance: float) -> None:
-    if not prompts or not isinstance(prompts, Mapping) or any(isinstance(texts, str) for texts in prompts.values()):
-        raise ValueError('prompts are lists by category; give at least one prompt, as in {"color": ["a red circle"]}')
+    lists = isinstance(prompts, Mapping) and not any(isinstance(texts, str) for texts in prompts.values())
+    if not lists or not prompts or not all(len(texts) for texts in prompts.values()):
+        example = '{"color": ["a red circle"]}'
+        raise ValueError(f"prompts are lists by category; give at least one prompt for each, as in {example}")
     if images_per_prompt < 1:
         raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
     check_guidance(guidance)

@@ -37,7 +37,8 @@ def diversity(features: Tensor, groups: Sequence) -> Tensor:
     features, _ = _checked(features, features)
     if len(groups) != len(features):
         raise ValueError(f"there are {len(features)} features and {len(groups)} labels; give one label a feature")
-    members, means = pd.Series(range(len(groups))).groupby(np.asarray(groups), sort=False), []
+    members = pd.Series(range(len(groups))).groupby(list(groups), sort=False, dropna=False)
+    means = []
     for label, places in members:
         if len(places) < 2:
             raise ValueError(f"the group {label} has one image; diversity needs two or more of every prompt")
@@ -59,12 +60,14 @@ def quality_draws(
 
     real, generated: features (n, d) and (m, d).
     generator: the same one gives the same resamples for any model: two models' rows are paired.
-    groups: (n,) prompts, resampled whole, of as many real and generated images in the same order; None for images.
+    groups: (n,) prompts, which are resampled whole, real and generated alike, as many and in the same order; None to
+        resample images, within each set.
     k: the neighbour that bounds an image's neighbourhood.
 
     Repeated images raise the Frechet distance and CMMD once more as a small sample does; their bootstrap values are
     shifted back to have the mean of row 0. Neighbourhoods make no sense with repeated images: they stay fixed, and the
-    images judged by them are resampled. Raises ValueError as the measures do, and for fewer than two resamples.
+    images judged by them are resampled. Raises ValueError as the measures do, for fewer than two resamples, and for
+    groups of another number.
     """
     if resamples < 2:
         raise ValueError(f"an interval needs two resamples or more, got {resamples}")

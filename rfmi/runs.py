@@ -8,7 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,7 +105,10 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, free: Sequence[str] = ()) -> None:
-    """Raises ValueError where the facts of a place, by name, differ from those asked for, the free ones apart."""
+    """Raises ValueError where what a place was made with, `there`, is not what is `asked` for: they would be mixed.
+
+    there, asked: facts by name, values that JSON can hold. free: names of those that may differ.
+    """
     asked = json.loads(json.dumps(asked))
     changed = sorted(name for name in {*there, *asked} - {*free} if there.get(name) != asked.get(name))
     if changed:
@@ -114,7 +117,10 @@ def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, 
 
 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Start a folder of results, or go on in one of the same settings; ValueError for others, and for other things."""
+    """Start a folder of results, or go on in one of the same settings.
+
+    Raises ValueError for a folder of other settings, or with something else in it.
+    """
     path = folder / SETTINGS
     held = folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir())
     if path.exists():
@@ -127,8 +133,12 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """The version of Python and of each of these packages."""
-    return {"python": platform.python_version()} | {package: metadata.version(package) for package in packages}
+    """The version of Python and of those of these packages that are installed."""
+    installed = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            installed[package] = metadata.version(package)
+    return installed
 
 
 def process_state():
@@ -140,13 +150,16 @@ def process_state():
 
 
 def own_device(device: torch.device | str | None) -> torch.device | str | None:
-    """The device asked for, or else that of one of several processes; None leaves a pipeline where it is."""
+    """The device asked for; where none is and several processes run, this one's. None leaves a pipeline where it is."""
     state = process_state()
     return state.device if device is None and state.num_processes > 1 else device
 
 
 def work_on(folder: Path, settings: Mapping[str, Any], paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
-    """The units of a folder of these settings, as `open_folder` and `deal` have it, for all processes of a run."""
+    """The units of a folder as `deal` gives them, after one process has opened it for all; ends when all files are there.
+
+    Raises ValueError, as `open_folder` does, when the first unit is asked for.
+    """
     state = process_state()
     if state.is_main_process:
         open_folder(folder, settings)
@@ -198,6 +211,9 @@ def _claimed(path: Path) -> bool:
             if _is_at_work(claim):
                 return False
             claim.unlink(missing_ok=True)
+        except OSError:
+            claim.unlink(missing_ok=True)
+            raise
     return False
 
 
@@ -210,7 +226,7 @@ def _is_at_work(path: Path) -> bool:
     """Whether the process that a temporary file or a claim names may still be at work: of another machine always."""
     try:
         text, written = path.name if path.suffix == ".tmp" else path.read_text(encoding="utf-8"), path.stat().st_mtime
-        if not text:  # taken at this moment, or by a process that could not write its name
+        if not text:  # taken at this moment, or by a process that died before it wrote its name
             return time.time() - written < SECONDS_TO_SIGN
         named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
         if named is None:

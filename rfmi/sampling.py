@@ -61,7 +61,7 @@ def sample(
     for rows in torch.arange(len(noise)).split(batch or len(noise)):
         x_t, own = noise[rows], labels[rows]
         for t, later in steps:
-            now = x_t.new_full((len(x_t),), t)
+            now = noise.new_full((len(x_t),), t)
             if guidance == 1:
                 u = field(x_t, now, own)
             else:
@@ -82,7 +82,7 @@ def path_scores(
     totals = torch.zeros(3, len(noise), dtype=torch.float64, device=noise.device)
     x_t, scored = noise, 0
     for t, later in _steps(times):
-        u_c, u_m = both_branches(field, x_t, x_t.new_full((len(x_t),), t), condition)
+        u_c, u_m = both_branches(field, x_t, noise.new_full((len(x_t),), t), condition)
         u_g, delta, weight = guided(u_c, u_m, guidance), u_c - u_m, t / (1 - t)
         totals[0] += (later - t) * weight * _dot(u_c, delta)
         totals[2] += (later - t) * weight * _dot(delta, delta)

@@ -36,7 +36,7 @@ class Mean:
 
 
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Mean:
-    """The mean of one value a prompt, (P,); ValueError for fewer than two, or values that are not finite."""
+    """The mean of one value a prompt, (P,), on the CPU; ValueError for fewer than two, or values that are not finite."""
     array = np.asarray(values, float)
     if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError("a bootstrap needs a vector of at least two finite values; leave out prompts without one")
@@ -63,7 +63,8 @@ def mean_of_categories(values: Numbers, seed: int, resamples: int = RESAMPLES) -
 def share_of_the_way(start: Numbers, reached: Numbers, goal: Numbers, seed: int, resamples: int = RESAMPLES) -> Mean:
     """(reached - start) / (goal - start) in the mean of the categories, of numbers as `mean_of_categories` takes them.
 
-    NaN where the goal is no way above the start, and an interval of NaN where that holds for one resampling in forty.
+    NaN where the goal is no way above the start; so is the interval where that holds for more than one resampling in
+    forty.
     """
     random, noises, sums = np.random.default_rng(seed), _Noises(start, seed, resamples), np.zeros((2, resamples + 1))
     for _, part in start.groupby("category", sort=False):

@@ -123,8 +123,9 @@ class Training:
         self.best = {name: value.to(self.average[name]) for name, value in _part(tensors, "best").items()}
         for k, optimizer in enumerate(self.optimizers):
             state = optimizer.state_dict()
-            numbers = [i for group in state["param_groups"] for i in group["params"]]
-            state["state"] = {i: _part(tensors, f"optimizer.{k}.{i}") for i in numbers}
+            # one for each parameter, whose state is empty where it has had no gradient yet
+            indices = [i for group in state["param_groups"] for i in group["params"]]
+            state["state"] = {i: _part(tensors, f"optimizer.{k}.{i}") for i in indices}
             optimizer.load_state_dict(state)
         self.losses = tensors["losses"].tolist()
         self.validation = [(int(step), value) for step, value in tensors["validation"].tolist()]

@@ -147,7 +147,7 @@ def test_training_lowers_the_loss_and_repeats_itself():
     def fitted():
         generator = torch.Generator().manual_seed(0)
         network = ResidualNetwork(1, 1, 1, generator)
-        *_, averaged = train(network, base, x, y, torch.arange(800)[None], 150, generator)
+        *_, averaged = train(network, base, x, y, torch.arange(800)[None], steps=150, generator=generator)
         return averaged
 
     first, second = fitted(), fitted()

@@ -227,7 +227,7 @@ def test_categories_weigh_alike_whatever_their_number_of_prompts(found):
     ("change", "words"),
     [
         ({"prompts": {}}, "at least one prompt"),
-        ({"prompts": {"color": []}}, "at least one prompt"),
+        ({"prompts": PROMPTS | {"texture": []}}, "at least one prompt for each"),
         ({"prompts": {"color": ["a red circle"] * 2}}, "more than once"),
         ({"images_per_prompt": 0}, "at least one image"),
         ({"prompts": {"color": "a red circle"}}, "lists by category"),

@@ -476,8 +476,10 @@ def test_a_prompt_without_images_is_not_held_out(pipeline, tmp_path):
     assert json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["images"] == 3
 
 
-def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_path, looks):
-    first = finetune(pipeline, selection(), output=tmp_path / "1", settings=QUICK)
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_path, looks, dora):
+    kind = replace(QUICK, dora=dora)
+    first = finetune(pipeline, selection(), output=tmp_path / "1", settings=kind)
     seen = []
 
     def look():
@@ -486,7 +488,7 @@ def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_pat
 
     looks(look)
     again = finetune(
-        pipeline, selection(seed=3), output=tmp_path / "2", settings=QUICK, start=first.folder, hold_out=3
+        pipeline, selection(seed=3), output=tmp_path / "2", settings=kind, start=first.folder, hold_out=3
     )
     for folder, expected in ((first.folder, seen[0]), (again.folder, seen[-1])):
         pipeline.load_lora_weights(folder)

@@ -154,7 +154,7 @@ def test_a_unit_that_the_caller_did_not_write_comes_again(tmp_path):
     assert [next(units), next(units)] == [0, 0]
 
 
-def test_a_full_disk_leaves_no_claim_that_lasts(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
     answers = iter([OSError(errno.ENOSPC, "x"), "a.1"])
 
     def full():
@@ -166,9 +166,7 @@ def test_a_full_disk_leaves_no_claim_that_lasts(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "_writer", full)
     with pytest.raises(OSError, match="is full"):
         next(deal(files(tmp_path), "work"))
-    monkeypatch.undo()
-    monkeypatch.setattr(runs, "SECONDS_TO_SIGN", 0.0)
-    assert work(tmp_path) == list(UNITS)
+    assert names(tmp_path) == []
 
 
 # Folders
@@ -276,4 +274,4 @@ def test_other_weights_and_other_adapters_have_another_fingerprint():
 
 def test_versions_are_those_installed():
     assert versions()["torch"] == torch.__version__ and "python" in versions()
-    assert versions([]).keys() == {"python"}
+    assert versions(["no-such-package"]).keys() == {"python"}

@@ -9,8 +9,7 @@ from lab.worlds.shapes.shipped import base_pipeline
 from rfmi.estimators import monte_carlo_forms
 from rfmi.pipelines import PipelineField
 from rfmi.scoring import METHODS, PATH_METHODS, Method, method_named, re_noising_scores, score
-from rfmi.scoring.methods import FORMS
-from rfmi.scoring.re_noising import STREAM, nearest_prompts, paired_noise, re_noising_draws
+from rfmi.scoring.re_noising import STREAM, nearest_prompts, paired_noise, re_noising_errors
 from rfmi.times import StratifiedTimes
 
 
@@ -49,28 +48,27 @@ def images():
 
 def test_exact_re_noising_is_the_point_wise_information(mixture, pairs):
     x, labels = pairs
-    found = re_noising_scores(mixture, x, labels, Method("re_noising", nodes=16, noises=200), seed=0)
+    found = re_noising_scores(mixture, x, labels, Method(nodes=16, noises=200), seed=0)
     truth = mixture.field.pointwise(x, labels)
     assert torch.corrcoef(torch.stack([found.values, truth]))[0, 1] > 0.99
     assert ((found.values - truth).abs() < 5 * found.standard_errors + 0.02).all()
     assert found.evaluations == 40 * 16 * 200 * 2
 
 
-@pytest.mark.parametrize("form", ["squared", "inner_product", "re_noising", "residual"])
-def test_exact_forms_have_the_mean_of_the_estimators(mixture, form):
+def test_exact_re_noising_has_the_mean_of_the_estimators(mixture):
     x, labels = mixture.field.sample(2000, torch.Generator().manual_seed(1))
-    found = re_noising_scores(mixture, x, labels, Method(form, nodes=12, noises=32), seed=0, batch=2000)
+    found = re_noising_scores(mixture, x, labels, Method(nodes=12, noises=32), seed=0, batch=2000)
     times = StratifiedTimes.uniform(12)
     forms = monte_carlo_forms(
         mixture.field, x, labels, times=times, generator=torch.Generator().manual_seed(2), noises=8
     )
-    expected = getattr(forms, form)
+    expected = forms.re_noising
     assert float(found.values.mean()) == pytest.approx(expected.value, abs=6 * expected.standard_error + 0.03)
 
 
 def test_the_conditional_loss_with_exact_weights_is_the_likelihood_up_to_a_constant(mixture, pairs):
     x, labels = pairs
-    method = Method("conditional_loss", nodes=24, noises=100, against="nothing")
+    method = Method(null=False, likelihood=1.0, nodes=24, noises=100)
     found = re_noising_scores(mixture, x, labels, method, seed=0).values
     spread = torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64)[labels]
     means = torch.tensor([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]], dtype=torch.float64)[labels]
@@ -83,30 +81,30 @@ def test_the_conditional_loss_with_exact_weights_is_the_likelihood_up_to_a_const
 def test_information_and_likelihood_is_their_sum(mixture, pairs):
     x, labels = pairs
     levels = (0.3, 0.5, 0.7)
-    both, information, likelihood = (
-        re_noising_scores(mixture, x, labels, Method(form, levels, noises=4, weights="exact", against=against), seed=1)
-        for form, against in
-        (("information_and_likelihood", "null"), ("re_noising", "null"), ("conditional_loss", "nothing"))
-    )  # fmt: skip
+    both, information, likelihood, twice = (
+        re_noising_scores(mixture, x, labels, Method(null, 0, weight, levels, noises=4, weights="exact"), seed=1)
+        for null, weight in ((True, 1.0), (True, 0.0), (False, 1.0), (False, 2.0))
+    )
+    torch.testing.assert_close(twice.values, 2 * likelihood.values)
     torch.testing.assert_close(both.values, information.values + likelihood.values)
     assert both.evaluations == information.evaluations == 2 * likelihood.evaluations
 
 
 def test_exact_weights_of_a_band_are_the_integral_over_it():
-    t, weights = Method("re_noising", tuple(0.3 + 0.002 * k for k in range(201)), weights="exact").times_and_weights()
+    t, weights = Method(sigmas=tuple(0.3 + 0.002 * k for k in range(201)), weights="exact").times_and_weights()
     expected = torch.log(torch.tensor(0.7 / 0.3)) - 0.4  # of (1 - sigma) / sigma from 0.3 to 0.7
     assert float(weights.sum()) == pytest.approx(float(expected), rel=0.01)
     torch.testing.assert_close(weights, t / (1 - t) * 0.002)
     with pytest.raises(ValueError, match="at two or more"):
-        Method("re_noising", (0.5,), weights="exact")
+        Method(sigmas=(0.5,), weights="exact")
     with pytest.raises(ValueError, match="'odd'"):
-        Method("re_noising", (0.5, 0.6), weights="odd")
+        Method(sigmas=(0.5, 0.6), weights="odd")
 
 
 def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
     x, labels = pairs
     levels = (0.9, 0.6)
-    method = Method("conditional_loss", levels, noises=2, against="nothing")
+    method = Method(null=False, likelihood=1.0, sigmas=levels, noises=2)
     found = re_noising_scores(mixture, x, labels, method, seed=3)
     noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(STREAM + 3)).double()
     expected = torch.zeros(40, dtype=torch.float64)
@@ -118,18 +116,33 @@ def test_even_weights_are_a_mean_over_noise_levels(mixture, pairs):
     torch.testing.assert_close(found.values, expected)
 
 
-def test_against_prompts_is_the_mean_of_their_errors_less_its_own(mixture, pairs):
+def test_against_prompts_is_against_the_mean_of_their_likelihoods(mixture, pairs):
     x, labels = pairs
     others = torch.stack([(labels + 1) % 3, (labels + 2) % 3], 1)
-    method = Method("re_noising", (0.8,), noises=2, against="prompts")
+    method = Method(null=False, prompts=2, sigmas=(0.8,), noises=2)
     found = re_noising_scores(mixture, x, labels, method, seed=0, others=others)
+    alone = Method(null=False, likelihood=1.0, sigmas=(0.8,), noises=2)
     own, *rest = (
-        re_noising_scores(mixture, x, each, Method("conditional_loss", (0.8,), noises=2, against="nothing"), seed=0)
-        for each in (labels, *others.unbind(1))
+        re_noising_scores(mixture, x, each, alone, seed=0).values for each in (labels, *others.unbind(1))
     )
-    torch.testing.assert_close(found.values, own.values - (rest[0].values + rest[1].values) / 2)
-    with pytest.raises(ValueError, match="asks for 'prompts'"):
-        re_noising_scores(mixture, x, labels, method, seed=0)
+    torch.testing.assert_close(found.values, own - (torch.stack(rest).exp().mean(0)).log())
+    assert found.evaluations == 40 * 2 * 3
+    for wrong in (None, others[:, :1]):
+        with pytest.raises(ValueError, match="against 2 others and [01] were given"):
+            re_noising_scores(mixture, x, labels, method, seed=0, others=wrong)
+
+
+def test_against_all_other_labels_is_the_logarithm_of_the_odds(mixture, pairs):
+    x, labels = pairs
+    others = torch.stack([(labels + 1) % 3, (labels + 2) % 3], 1)
+    method = Method(null=False, prompts=2, nodes=24, noises=200)
+    found = re_noising_scores(mixture, x, labels, method, seed=0, others=others).values
+    spread = torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64)
+    means = torch.tensor([[1.5, 0.0], [-1.0, 1.0], [0.0, -1.5]], dtype=torch.float64)
+    logs = -(x[:, None] - means).square().sum(2) / (2 * spread) - spread.log()
+    own = logs.gather(1, labels[:, None])[:, 0]
+    truth = own - torch.logsumexp(logs.gather(1, others), 1) + torch.log(torch.tensor(2.0))
+    assert torch.corrcoef(torch.stack([found, truth]))[0, 1] > 0.99
 
 
 def test_a_score_does_not_depend_on_what_is_scored_beside_it(mixture, pairs):
@@ -145,23 +158,20 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(mixture, pairs):
 
 def test_standard_errors_are_those_of_the_noise(mixture, pairs):
     x, labels = pairs[0][:1], pairs[1][:1]
-    method = Method("re_noising", (0.5, 0.8), noises=16)
+    method = Method(sigmas=(0.5, 0.8), noises=16)
     found = [re_noising_scores(mixture, x, labels, method, seed=seed) for seed in range(150)]
     spread = torch.cat([each.values for each in found]).std()
     assert torch.cat([each.standard_errors for each in found]).mean() == pytest.approx(float(spread), rel=0.2)
     for noises in (1, 2):
-        few = re_noising_scores(mixture, x, labels, Method("re_noising", (0.5,), noises=noises), seed=0)
+        few = re_noising_scores(mixture, x, labels, Method(sigmas=(0.5,), noises=noises), seed=0)
         assert bool(few.standard_errors.isnan().all()) and bool(few.values.isfinite().all())
 
 
 def test_noises_come_in_pairs_which_lowers_the_variance(mixture, pairs):
     x, labels = pairs
-    draws = [
-        re_noising_draws(
-            mixture, x, labels, ["re_noising"], times=torch.tensor([0.3, 0.5]).double(), noises=2, seed=seed
-        )["re_noising"].mean(1)
-        for seed in range(100)
-    ]
+    options = {"times": torch.tensor([0.3, 0.5]).double(), "noises": 2}
+    errors = [re_noising_errors(mixture, x, [labels, None], seed=seed, **options) for seed in range(100)]
+    draws = [(null - own).mean(1) for own, null in errors]
     drawn = torch.stack(draws)  # (seeds, n, 2)
     of_pairs, of_independent = drawn.mean(2).var(0).mean(), drawn[..., 0].var(0).mean() / 2
     assert of_pairs < 0.8 * of_independent
@@ -184,7 +194,7 @@ def test_an_image_is_not_scored_by_the_noise_it_was_drawn_from(pipeline):
 
     field = Spy(pipeline, ["a red circle"])
     started = field.noise([7])
-    method = Method("re_noising", (0.5, 0.8), noises=2)
+    method = Method(sigmas=(0.5, 0.8), noises=2)
     re_noising_scores(field, torch.zeros_like(started), torch.tensor([0]), method, seed=7)
     alike = [abs(torch.cosine_similarity(x.flatten(), started[0].flatten(), dim=0)) for x in asked]
     assert len(asked) == 4 and max(alike) < 0.3
@@ -193,30 +203,30 @@ def test_an_image_is_not_scored_by_the_noise_it_was_drawn_from(pipeline):
 @pytest.mark.parametrize("noises", [0, 3])
 def test_a_number_of_noises_that_makes_no_pairs_is_refused(noises):
     with pytest.raises(ValueError, match=f"noises is {noises}; they come in pairs"):
-        Method("re_noising", (0.5,), noises=noises)
+        Method(sigmas=(0.5,), noises=noises)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"form": "typo"}, "there is no form"),
-        ({"against": "typo"}, "null or prompts"),
-        ({"form": "squared", "against": "nothing"}, "held against null"),
-        ({"form": "information_and_likelihood", "against": "prompts"}, "held against null"),
+        ({"null": False}, "against nothing"),
+        ({"prompts": -1}, "of 0 or more"),
+        ({"prompts": 1.5}, "of 0 or more"),
+        ({"likelihood": -1.0}, "of 0 or more"),
+        ({"likelihood": float("nan")}, "of 0 or more"),
         ({"sigmas": (0.0, 0.5)}, "above 0"),
         ({"nodes": 0}, "1 node"),
     ],
 )
 def test_a_method_that_makes_no_sense_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
-        Method(**({"form": "re_noising"} | change))
-    assert {Method(form).form for form in FORMS} == set(FORMS)
+        Method(**change)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_named_method_has_a_standard_error(name, mixture, pairs):
     x, labels = pairs
-    others = ((labels + 1) % 3)[:, None] if METHODS[name].against == "prompts" else None
+    others = torch.stack([labels + 1, labels + 2], 1) % 3 if METHODS[name].prompts else None
     found = re_noising_scores(mixture, x, labels, METHODS[name], seed=0, others=others)
     assert bool((found.standard_errors > 0).all())
 
@@ -225,7 +235,7 @@ def test_every_named_method_has_a_standard_error(name, mixture, pairs):
 def test_every_method_costs_what_it_says(name, mixture, pairs):
     x, labels = pairs
     method = METHODS[name]
-    others = ((labels + 1) % 3)[:, None] if method.against == "prompts" else None
+    others = torch.stack([labels + 1, labels + 2], 1) % 3 if method.prompts else None
     found = re_noising_scores(mixture, x, labels, method, seed=0, others=others)
     assert found.evaluations == len(x) * method.evaluations
     assert bool(found.values.isfinite().all())
@@ -242,8 +252,16 @@ def test_score_of_a_pipeline_is_that_of_its_field(pipeline, images):
     assert found.evaluations == expected.evaluations
 
 
-@pytest.mark.slow
-
+def test_negatives_are_what_a_prompt_is_held_against(pipeline, images):
+    texts, method = ["a red circle", "two blue squares", "a red circle"], Method(null=False, prompts=2, noises=2)
+    changed = {"a red circle": ["a red square", "a blue circle", "a cross"], "two blue squares": ["a cross"] * 2}
+    found = score(pipeline, images, texts, method=method, negatives=changed)
+    field = PipelineField(pipeline, ["a red circle", "two blue squares", "a red square", "a blue circle", "a cross"])
+    options = {"seed": 0, "others": torch.tensor([[2, 3], [4, 4], [2, 3]])}
+    expected = re_noising_scores(field, field.encode(images), torch.tensor([0, 1, 0]), method, **options)
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="has 1 negatives and is to be held against 2"):
+        score(pipeline, images, texts, method=method, negatives=changed | {"two blue squares": ["a cross"]})
 
 
 def test_nearest_prompts_are_others_and_near(pipeline):
@@ -261,6 +279,7 @@ def test_nearest_prompts_are_others_and_near(pipeline):
         ({"method": "best"}, "there is no score 'best'"),
         ({"method": PATH_METHODS[0]}, "scores a trajectory"),
         ({"prompts": ["a red circle"]}, "3 images and 1 prompts"),
+        ({"prompts": "a red circle"}, "3 images and 'a red circle'; give a list"),
         ({"images": torch.full((3, 3, 64, 64), 2.0)}, r"outside \[0, 1\]"),
         ({"images": torch.zeros(3, 3, 60, 64)}, "multiples"),
     ],

@@ -16,8 +16,8 @@ from PIL import Image
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi.pipelines import Conditioning, PipelineField
 from rfmi.sampling import path_scores, sample
-from rfmi.scoring import METHODS, re_noising_scores
-from rfmi.scoring.re_noising import re_noising_draws
+from rfmi.scoring import METHODS, Method, re_noising_scores
+from rfmi.scoring.re_noising import re_noising_errors
 from rfmi.selection import Pruning, Selection, best, candidates, read_selection, select, selecting, worst
 from rfmi.selection.folder import unit_path
 
@@ -170,10 +170,26 @@ def test_any_method_can_be_pruned(pipeline, tmp_path, method):
 
 @pytest.mark.slow
 def test_pruning_against_other_prompts(pipeline, tmp_path):
-    texts, arguments = [*TEXTS, "a green square"], SMALL | {"method": "against_prompts"}
+    texts, arguments = [*TEXTS, "a green square"], SMALL | {"method": replace(METHODS["against_prompts"], noises=4)}
     whole = select(pipeline, texts, output=tmp_path / "whole", **arguments)
     pruned = select(pipeline, texts, output=tmp_path, prune=Pruning(rounds=((3, 4),)), **arguments)
     np.testing.assert_allclose(pruned.candidates.score, whole.candidates.score, rtol=1e-3, atol=1e-2)
+
+
+def test_prompts_are_held_against_the_negatives_given(pipeline, tmp_path):
+    method = Method(null=False, prompts=1, sigmas=(0.5, 0.8), noises=2)
+    negatives, arguments = {text: ["a green diamond"] for text in TEXTS}, SMALL | {"method": method, "keep": 3}
+    found = select(pipeline, TEXTS, output=tmp_path, negatives=negatives, **arguments)
+    assert len(found.conditioning) == len(TEXTS) + 1
+    for name, rows in PipelineField(pipeline, TEXTS).conditioning.tensors.items():
+        torch.testing.assert_close(found.conditioning.tensors[name], rows, rtol=1e-4, atol=1e-4)
+    field = PipelineField(pipeline, [*TEXTS, "a green diamond"])
+    others = torch.full((len(found.latents), 1), len(TEXTS))
+    expected = re_noising_scores(field, found.latents, found.prompt_id, method, seed=SMALL["seed"], others=others)
+    first = found.prompt_id == 0  # noises are by the prompt's own seed
+    torch.testing.assert_close(found.scores("score")[first], expected.values[first], rtol=1e-3, atol=1e-2)
+    with pytest.raises(ValueError, match="negatives"):
+        select(pipeline, TEXTS, output=tmp_path, negatives={text: ["a cross"] for text in TEXTS}, **arguments)
 
 
 def test_the_folder_is_what_its_readers_expect(whole):
@@ -439,12 +455,11 @@ def test_bad_pruning(change, words):
 @pytest.mark.parametrize("prune", [False, True])
 def test_a_score_that_is_no_number_is_not_the_best(pipeline, monkeypatch, tmp_path, prune):
     def overflown(*arguments, **options):
-        found = re_noising_draws(*arguments, **options)
-        for values in found.values():
-            values[1] = torch.nan
-        return found
+        errors = re_noising_errors(*arguments, **options)
+        errors[:, 1] = torch.nan
+        return errors
 
-    monkeypatch.setattr(candidates, "re_noising_draws", overflown)
+    monkeypatch.setattr(candidates, "re_noising_errors", overflown)
     with pytest.raises(FloatingPointError, match="another precision"):
         select(pipeline, TEXTS, output=tmp_path, prune=prune, **SMALL)
     monkeypatch.undo()
@@ -456,8 +471,8 @@ def test_drafts_are_scored_with_other_noises_than_finalists(pipeline, monkeypatc
 
     def spied(*arguments, seed, **options):
         seeds.append(seed)
-        return re_noising_draws(*arguments, seed=seed, **options)
+        return re_noising_errors(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr(candidates, "re_noising_draws", spied)
+    monkeypatch.setattr(candidates, "re_noising_errors", spied)
     select(pipeline, TEXTS[:1], output=tmp_path, prune=Pruning(rounds=((2, 2),)), **SMALL)
     assert len(seeds) == 2 and seeds[0] != seeds[1] == SMALL["seed"]

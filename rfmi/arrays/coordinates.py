@@ -28,6 +28,8 @@ NOISE_EDGE_MARGIN = 3.0
 def normal_scores(fitted: QuantileTransformer, rows: np.ndarray) -> np.ndarray:
     """Phi^-1(rank) of every column (n, d), infinite at and beyond the range of the training rows.
 
+    fitted: on the training rows; rows: (n, d).
+
     Equal values take the middle of their ranks. scikit-learn's own transform takes values within 1e-7 of the smallest
     or largest for these, whatever the unit, and so knows one value alone in a column of nanometres given in metres.
     """
@@ -44,9 +46,12 @@ def normal_scores(fitted: QuantileTransformer, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Whitening:
-    """An affine map fitted on training rows, after normal scores unless the columns are indicators of a label."""
+    """An affine map fitted on training rows, after normal scores unless the columns are indicators of a label.
 
-    ranks: QuantileTransformer | None
+    quantiles: of the training rows' columns, None for indicators. limit: the largest score. mean, axes: of the map.
+    """
+
+    quantiles: QuantileTransformer | None
     limit: float
     mean: np.ndarray
     axes: np.ndarray
@@ -54,18 +59,18 @@ class Whitening:
     @classmethod
     def fit(cls, rows: np.ndarray, *, indicators: bool = False) -> Self:
         """rows: (n, d) training rows. With `indicators` the columns go without the copula."""
-        ranks = None if indicators else QuantileTransformer(n_quantiles=len(rows), subsample=None).fit(rows)
-        fitted = cls(ranks, float(norm.ppf(1 - 0.5 / len(rows))), np.zeros(rows.shape[1]), np.eye(rows.shape[1]))
+        quantiles = None if indicators else QuantileTransformer(n_quantiles=len(rows), subsample=None).fit(rows)
+        fitted = cls(quantiles, float(norm.ppf(1 - 0.5 / len(rows))), np.zeros(rows.shape[1]), np.eye(rows.shape[1]))
         normal = fitted(rows)
         mean = normal.mean(0)
         variances, axes = np.linalg.eigh(np.cov(normal, rowvar=False).reshape(rows.shape[1], -1))
         kept = variances > SMALLEST_VARIANCE * variances.max()
-        return cls(ranks, fitted.limit, mean, axes[:, kept] / np.sqrt(variances[kept]))
+        return cls(quantiles, fitted.limit, mean, axes[:, kept] / np.sqrt(variances[kept]))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """(n, d) to (n, kept). Rows beyond the training range take the scores of its ends."""
-        if self.ranks is not None:
-            rows = np.clip(normal_scores(self.ranks, rows), -self.limit, self.limit)
+        if self.quantiles is not None:
+            rows = np.clip(normal_scores(self.quantiles, rows), -self.limit, self.limit)
         return (rows - self.mean) @ self.axes
 
 

@@ -72,7 +72,8 @@ class CrossFit:
         )
 
     def monte_carlo(self, network: ResidualNetwork | None, seed: int) -> Forms:
-        """Every form (n,) of base and network, each pair under the fold that did not see it, in the same noise."""
+        """Every form (n,) of base and network, or of the base alone, each pair under the fold that did not see it; one
+        seed gives every network the same times and noise."""
         forms = {name: np.zeros(len(self.fold)) for name in FORMS}
         for k in range(len(self.x)):
             held = self.fold == k
@@ -89,7 +90,8 @@ class CrossFit:
         return forms
 
     def exact(self, forms: Forms) -> Forms:
-        """The base's Monte-Carlo forms with exact ones in their place: re-noising, and all where y is no label."""
+        """The base's forms, exact where they are known: re-noising always, all of them where y is no label; the rest as in
+        `forms`."""
         exact = {name: values.copy() for name, values in forms.items()}
         for k in range(len(self.x)):
             held = self.fold == k

@@ -109,15 +109,15 @@ def estimate_mutual_information(
     generator = torch.Generator().manual_seed(seed)
     split = CrossFit.of(x, condition, folds, discrete_y, generator, device)
     network = ResidualNetwork(folds, split.x.shape[2], split.y.shape[2], generator).to(device)
-    training = train(network, split.base, split.x, split.y, split.training_rows, steps, generator)
-    drawn = split.monte_carlo(None, seed)
-    base, scored = split.exact(drawn), {}
+    training = train(network, split.base, split.x, split.y, split.training_rows, steps=steps, generator=generator)
+    base_drawn = split.monte_carlo(None, seed)
+    base, scored = split.exact(base_drawn), {}
     checks = {round(share * steps): (share, smallest) for share, smallest in SMALLEST_Z.items()}
     for step, averaged in enumerate(tqdm(training, total=steps, disable=not progress, delay=5, mininterval=5), 1):
         if step in checks:
             share, smallest = checks[step]
-            both = split.monte_carlo(averaged, seed)
-            scored[share] = {name: base[name] + both[name] - drawn[name] for name in both}
+            drawn = split.monte_carlo(averaged, seed)  # in base_drawn's noise: the difference is the network's share
+            scored[share] = {name: base[name] + drawn[name] - base_drawn[name] for name in drawn}
             added = scored[share]["residual"] - base["residual"]
             if added.mean() < smallest * added.std() / n**0.5:
                 return _result(base, base, float(added.mean()), split, False, 2 * n * DRAWS * len(scored))

@@ -120,6 +120,7 @@ def train(
     x: torch.Tensor,
     y: torch.Tensor,
     rows: torch.Tensor,
+    *,
     steps: int,
     generator: torch.Generator,
 ) -> Iterator[ResidualNetwork]:
@@ -129,6 +130,7 @@ def train(
     base: what the network adds to
     x, y: (folds, n, d) and (folds, n, d_y), the pairs in each fold's coordinates
     rows: (folds, m) the rows a fold may see
+    steps: how many; the learning rate falls over them
     generator: of the draws
     """
     averaged = copy.deepcopy(network).requires_grad_(False)

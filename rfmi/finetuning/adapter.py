@@ -72,7 +72,10 @@ def write_lora(pipeline: DiffusionPipeline, values: Mapping[str, Tensor], folder
 
 
 def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
-    """Give the adapter in the transformer the values of a folder's; ValueError for one of another shape."""
+    """Give the adapter in the transformer the values of the one in a folder.
+
+    Raises ValueError for another architecture, rank, alpha or targets.
+    """
     transformer, found = pipeline.transformer, pipeline.lora_state_dict(folder, return_lora_metadata=True)
     layers = {name.removeprefix(PREFIX): value for name, value in found[0].items()}
     expected = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)

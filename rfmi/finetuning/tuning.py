@@ -103,7 +103,8 @@ def finetune(
         return read_finetuned(folder)
     processes, before = process_state(), transformer.device
     place = processes.device if processes.num_processes > 1 else torch.device(before if device is None else device)
-    accelerator, anchor = make_accelerator(settings, place), None
+    accelerator = make_accelerator(settings, place)
+    anchor = None  # no adapter: the base model
     try:
         if place != before:
             pipeline.to(place)
@@ -194,7 +195,8 @@ def _write(
     record = {**run, "losses": training.losses, "validation": training.validation}
     record["chosen_step"] = training.chosen_step
     record["versions"] = versions((*PACKAGES, "peft", "accelerate", "safetensors"))
-    with disk_space(folder), TemporaryDirectory(dir=folder) as temporary:
+    own_place = {"dir": folder, "prefix": "lora.", "ignore_cleanup_errors": True}
+    with disk_space(folder), TemporaryDirectory(**own_place) as temporary:
         write_lora(pipeline, training.result, temporary)
         (folder / RECORD).unlink(missing_ok=True)  # of a shorter run: it does not vouch for what follows
         os.replace(Path(temporary) / WEIGHTS, folder / WEIGHTS)

@@ -34,11 +34,12 @@ class PipelineField:
     """The velocity field of a pipeline for a list of prompts; a condition is a prompt's number in it.
 
     pipeline: of a family that `family_of` knows.
-    prompts: encoded here, each once however often it is listed.
+    prompts: encoded here, each once however often it is listed; each entry keeps a row of embeddings on the device.
     negative_prompt: the null condition.
     height, width: in pixels, the pipeline's own by default.
     device: where to move the pipeline, None to leave it where it is.
-    micro_batch: most rows in one forward pass, None for as many as are asked for; halved where memory runs out.
+    micro_batch: most rows in one forward pass, None for as many as are asked for; halved for good where memory runs
+        out.
 
     `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w), `conditioning` has
     one row a prompt, in order, and the negative prompt's last. Gradients flow through velocities alone.
@@ -197,7 +198,8 @@ class PipelineField:
 
 
 class MicroBatches:
-    """Calls a function on parts of n rows: at most `size` at once, None for all; halved where memory runs out."""
+    """Calls a function on parts of n rows: at most `size` at once, None for all; halved for good where memory
+    runs out."""
 
     def __init__(self, size: int | None) -> None:
         if size is not None and size < 1:

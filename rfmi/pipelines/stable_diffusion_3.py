@@ -14,8 +14,8 @@ USUAL_LENGTH = 256  # of T5's rows, the default of the pipeline's call
 def encode_prompts(pipeline: StableDiffusion3Pipeline, prompts: Sequence[str]) -> Conditioning:
     """Embeddings (n, CLIP's length + T5's, d) and pooled embeddings (n, d').
 
-    T5 has 256 rows, which without a T5 are zeros, or as many as its configuration names as `short_padding`, where it
-    adds nothing but zeros; a single row has no room for a prompt, so T5 is then given none. Raises ValueError for a
+    T5 has 256 rows, zeros where there is no T5. Where it adds nothing but zeros, its configuration names how many are
+    enough as `short_padding`; a single row has no room for a prompt, so T5 is then given none. Raises ValueError for a
     word outside a closed vocabulary.
     """
     check_vocabulary(prompts, pipeline.tokenizer)

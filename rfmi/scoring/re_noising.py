@@ -1,19 +1,13 @@
 """Scores of any sample, by adding noise to it and asking the field for the way back.
 
-With x_t = (1 - t) eps + t x, v = x - eps, e(.) = ||v - u(x_t, t | .)||^2 and Delta = u(x_t|y) - u(x_t), a score is
+With x_t = (1 - t) eps + t x and v = x - eps, the error of a condition is e(.) = ||v - u(x_t, t | .)||^2, and
 
-    sum over levels j of w_j  mean over eps of  f(x_t_j),   f = e(null) - e(y)      re-noising
-                                                              = ||Delta||^2          squared
-                                                              = u(x_t|y) . Delta     inner product
-                                                              = Delta . (v - u(x_t)) residual
-                                                              = mean e(y') - e(y)    against other prompts y'
-                                                              = -e(y)                the conditional loss alone
-                                                              = e(null) - 2 e(y)     information and likelihood
+    S(.) = sum over levels j of w_j  mean over eps of  e(.)
 
-in nats where w_j is a quadrature rule times t/(1-t), and then the re-noising score is the point-wise information
-log p(x|y)/p(x) (`rfmi.estimators`). With the same weights -e(y) is log p(x|y) up to a constant, by the bound of the
-likelihood that diffusion models train on (Kingma et al. 2021, arXiv 2107.00630), so the last form is i(x; y) + log
-p(x|y). Other weights rank by another mixture of noise levels and are no nats.
+is -log p(x|.) up to a constant where w_j is a quadrature rule times t/(1-t), by the bound of the likelihood that
+diffusion models train on (Kingma et al. 2021, arXiv 2107.00630); S(null) - S(y) is then the point-wise information
+log p(x|y)/p(x) (`rfmi.estimators`). Other weights rank by another mixture of noise levels and are no nats.
+`rfmi.scoring.methods` says how scores are made of S.
 
 Levels and noises are functions of the seed alone, common to all samples and prompts: a sample's score does not depend
 on what is scored beside it, and what the noise adds to all candidates of a prompt alike does not reach their order.
@@ -21,7 +15,8 @@ Noises come in pairs, eps and -eps, which takes out of the mean what is odd in e
 variance. The first noises of many are those of few.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +26,10 @@ from torch.nn import functional
 
 from rfmi.fields import interpolate
 from rfmi.pipelines import PipelineField
-from rfmi.scoring.methods import DEFAULT_METHOD, FORMS, Method, method_named
+from rfmi.scoring.methods import DEFAULT_METHOD, Method, method_named
 
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
+Negatives = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ def score(
     prompts: Sequence[str],
     *,
     method: str | Method = DEFAULT_METHOD,
+    negatives: Negatives | None = None,
     seed: int = 0,
     negative_prompt: str = "",
     device: torch.device | str | None = None,
@@ -61,24 +58,26 @@ def score(
 
     pipeline: its null branch is what the prompt is held against.
     images: (n, 3, height, width) in [0, 1].
-    prompts: (n,), one an image; a method against other prompts takes them from here.
+    prompts: (n,), one an image.
     method: a `Method` or the name of one in `rfmi.scoring.METHODS`. Exact ones are in nats (point-wise I-MMSE; RFMI,
         arXiv 2503.14358); others only rank images of one prompt.
+    negatives: for a method against other prompts, those that each prompt is held against; None for the nearest of
+        `prompts`.
     seed: of the noise, common to all images.
     negative_prompt, device, micro_batch: of `PipelineField`.
-    Raises ValueError for an unknown method, for images of another number, size or range, and for a pipeline that is no
-    rectified flow; FloatingPointError for a score that is no number.
+    Raises ValueError for an unknown method, for images of another number, size or range, for negatives that are too
+    few, and for a pipeline that is no rectified flow; FloatingPointError for a score that is no number.
     """
     if isinstance(prompts, str) or len(images) != len(prompts):
-        raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give a list, one prompt an image")
+        given = repr(prompts) if isinstance(prompts, str) else f"{len(prompts)} prompts"
+        raise ValueError(f"there are {len(images)} images and {given}; give a list, one prompt an image")
     chosen, distinct = method_named(method), list(dict.fromkeys(prompts))
     height, width = images.shape[-2:]
     options = {"negative_prompt": negative_prompt, "device": device, "micro_batch": micro_batch}
-    field = PipelineField(pipeline, distinct, height=height, width=width, **options)
+    field, others = field_and_others(pipeline, distinct, chosen, negatives, height=height, width=width, **options)
     labels = torch.tensor([distinct.index(prompt) for prompt in prompts])
-    x = field.encode(images)
-    others = nearest_prompts(field)[labels] if chosen.against == "prompts" else None
-    scores = re_noising_scores(field, x, labels, chosen, seed=seed, others=others)
+    others = None if others is None else others[labels]
+    scores = re_noising_scores(field, field.encode(images), labels, chosen, seed=seed, others=others)
     check_numbers(scores.values, "an image")
     return scores
 
@@ -98,12 +97,10 @@ def re_noising_scores(
     others: (n, k) labels of the prompts held against, for a method that asks for them. batch: samples at once; it
     changes nothing but the time. Raises ValueError where such prompts are asked for and not given, or the reverse.
     """
-    if (method.against == "prompts") != (others is not None):
-        raise ValueError(f"the method asks for {method.against!r}; give `others` for 'prompts', and for nothing else")
-    before, (times, weights) = field.evaluations, method.times_and_weights()
+    before, (times, _) = field.evaluations, method.times_and_weights()
     options = {"times": times, "noises": method.noises, "seed": seed, "batch": batch}
-    found = re_noising_draws(field, x, labels, [method.form], against=method.held_against(others), **options)
-    return weighted(found[method.form], weights, field.evaluations - before)
+    errors = re_noising_errors(field, x, method.branches(labels, others), **options)
+    return scores_of(errors, method, field.evaluations - before)
 
 
 def paired_noise(levels: int, noises: int, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -113,43 +110,82 @@ def paired_noise(levels: int, noises: int, shape: torch.Size, generator: torch.G
 
 
 @torch.no_grad()
-def re_noising_draws(
+def re_noising_errors(
     field: PipelineField,
     x: Tensor,
-    labels: Tensor,
-    forms: Sequence[str],
+    branches: Sequence[Tensor | None],
     *,
     times: Tensor,
     noises: int | range,
     seed: int,
-    against: Tensor | str | None = "null",
     batch: int = 32,
-) -> dict[str, Tensor]:
-    """f (n, levels, noises) of several forms, from the same velocities.
+) -> Tensor:
+    """e(.) of several conditions on the same noises, (branches, n, levels, noises), float64.
 
+    x: (n, *) samples. branches: labels (n,), or None for the null branch.
     noises: how many, in turn eps and -eps, or which of them, from a pair on.
-    against: "null", (n, k) labels of other prompts, or None for the conditional branch alone.
     """
     which = range(noises) if isinstance(noises, int) else noises
     drawn = paired_noise(len(times), which.stop, x.shape[1:], torch.Generator().manual_seed(STREAM + seed))
     noise = drawn[:, which.start :].to(x)
     parts = []
     for part in torch.arange(len(x)).split(batch):
-        branches = [labels[part]]
-        if isinstance(against, Tensor):
-            branches += list(against[part].unbind(1))
-        elif against is not None:
-            branches.append(None)
-        found = x.new_zeros(len(forms), len(part), *noise.shape[:2], dtype=torch.float64)
+        conditions = [None if labels is None else labels[part] for labels in branches]
+        errors = x.new_zeros(len(branches), len(part), *noise.shape[:2], dtype=torch.float64)
         for j, t in enumerate(times):
             for k, eps in enumerate(noise[j]):
-                x_t = interpolate(x[part], eps, t)
-                u_c, *rest = (u.double() for u in field.velocities(x_t, t.expand(len(part)), branches))
-                v = (x[part] - eps).double()
-                for i, form in enumerate(forms):
-                    found[i, :, j, k] = FORMS[form](v, u_c, rest)
-        parts.append(found)
-    return dict(zip(forms, torch.cat(parts, 1), strict=True))
+                x_t, v = interpolate(x[part], eps, t), (x[part] - eps).double()
+                for b, u in enumerate(field.velocities(x_t, t.expand(len(part)), conditions)):
+                    errors[b, :, j, k] = (v - u.double()).square().flatten(1).sum(1)
+        parts.append(errors)
+    return torch.cat(parts, 1)
+
+
+def scores_of(errors: Tensor, method: Method, evaluations: int = 0) -> Scores:
+    """Scores from e (branches, n, levels, noises), the prompt's own branch first; standard errors from two pairs on, or
+    else NaN.
+
+    The standard error is that of the score with each other branch's share in the mean of likelihoods held fixed.
+    """
+    weights = method.times_and_weights()[1].to(errors.device)
+    own, *others = (errors * weights[:, None]).sum(2)  # (n, noises)
+    draws = -(method.likelihood + bool(others)) * own
+    values = draws.mean(1)
+    if others:
+        held = torch.stack(others)
+        means = held.mean(2)  # S(y_k), (k, n)
+        values = values + math.log(len(others)) - torch.logsumexp(-means, 0)
+        draws = draws + (torch.softmax(-means, 0)[..., None] * held).sum(0)
+    n_pairs = draws.shape[1] // 2
+    pairs = draws[:, : 2 * n_pairs].unflatten(1, (-1, 2)).mean(2)
+    spread = pairs.var(1) if n_pairs > 1 else torch.full_like(values, torch.nan)
+    return Scores(values, (spread / n_pairs).sqrt(), evaluations)
+
+
+def field_and_others(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    method: Method | str,
+    negatives: Negatives | None,
+    **options: object,
+) -> tuple[PipelineField, Tensor | None]:
+    """A field whose prompts begin with these, and the labels (n, k) that a method holds each of them against.
+
+    method: a `Method`, or the name of a score along the path, which has no such labels: None.
+    negatives: by prompt, k or more; None for the k nearest of `prompts`.
+    options: of `PipelineField`. Raises ValueError for a prompt with fewer negatives.
+    """
+    n, k = len(prompts), method.prompts if isinstance(method, Method) else 0
+    texts = []
+    for prompt in prompts if k and negatives is not None else ():
+        own = list(negatives.get(prompt, ()))
+        if len(own) < k:
+            raise ValueError(f"{prompt!r} has {len(own)} negatives and is to be held against {k}; give more")
+        texts += own[:k]
+    field = PipelineField(pipeline, [*prompts, *texts], **options)
+    if not k:
+        return field, None
+    return field, nearest_prompts(field, k) if negatives is None else torch.arange(n, n + n * k).reshape(n, k)
 
 
 @torch.no_grad()
@@ -163,15 +199,6 @@ def nearest_prompts(field: PipelineField, k: int = 2) -> Tensor:
     embeddings = tensors.get("pooled_projections", tensors["encoder_hidden_states"]).float().flatten(1)[:n]
     unit = functional.normalize(embeddings - embeddings.mean(0), dim=1)
     return (unit @ unit.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices.cpu()
-
-
-def weighted(found: Tensor, weights: Tensor, evaluations: int) -> Scores:
-    """Scores from f (n, levels, noises) and the levels' weights; standard errors from two pairs on, or else NaN."""
-    weights, n_pairs = weights.to(found.device), found.shape[2] // 2
-    pairs = found[..., : 2 * n_pairs].unflatten(2, (-1, 2)).mean(3)
-    spread = pairs.var(2) if n_pairs > 1 else torch.full_like(found[:, :, 0], torch.nan)
-    error = (spread / n_pairs * weights.square()).sum(1).sqrt()
-    return Scores((found.mean(2) * weights).sum(1), error, evaluations)
 
 
 def check_numbers(scores: Tensor, what: str) -> None:

@@ -26,7 +26,7 @@ from rfmi.pipelines import PipelineField
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import PATH_METHODS, Method, Scores
 from rfmi.scoring.methods import check_noises
-from rfmi.scoring.re_noising import check_numbers, re_noising_draws, weighted
+from rfmi.scoring.re_noising import check_numbers, re_noising_errors, scores_of
 
 KEPT, SCORED, DROPPED = "kept", "scored", "dropped as a draft"
 
@@ -45,7 +45,7 @@ class Pruning:
 
     seen: float = 0.7
     shortcut: int = 2
-    method: Method = Method("conditional_loss", (0.3, 0.4), noises=2, against="nothing", weights="exact")
+    method: Method = Method(null=False, likelihood=1.0, sigmas=(0.3, 0.4), noises=2, weights="exact")
     rounds: tuple[tuple[int, int], ...] = ((9, 2), (6, 4), (3, 8))
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Pruning:
         if not 0 < self.seen < 1 or self.shortcut < 1:
             asked = f"{self.shortcut} long steps after the part {self.seen} of the steps"
             raise ValueError(f"drafts are of {asked}; take 1 or more, and a part between 0 and 1")
-        if not isinstance(self.method, Method) or self.method.against == "prompts":
+        if not isinstance(self.method, Method) or self.method.prompts:
             raise ValueError(f"drafts are scored by {self.method}; take a `Method` that asks for no other prompts")
         finalists = [count for count, _ in self.rounds]
         if not finalists or min(finalists) < 1 or any(a <= b for a, b in pairwise(finalists)):
@@ -129,23 +129,24 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
     With pruning a candidate's score has as many noises as the last round it was in. Raises FloatingPointError for a
     score that is no number.
     """
-    prompt, method, pruning = _Prompt(flow, label, recipe, others), recipe.method, recipe.pruning
-    columns, rows, times = prompt.columns, torch.arange(recipe.candidates), flow.times(recipe.steps)
+    prompt = _Prompt(flow, label, recipe, others)
+    method, pruning, columns = recipe.method, recipe.pruning, prompt.columns
+    rows, times = torch.arange(recipe.candidates), flow.times(recipe.steps)
     if pruning is None:
         latents = prompt.drawn_along_path(times)
         rounds = [] if isinstance(method, str) else [(recipe.candidates, range(method.noises))]
     else:
         rows, latents = _finalists(prompt, pruning, rows, times)
         rounds = pruning.noises(method)
-    draws = []
+    errors = []
     for finalists, noises in rounds:
-        if draws:
+        if errors:
             best = _best(columns["score"][rows], max(recipe.keep, finalists)).sort().values
-            rows, latents, draws = rows[best], latents[best], [part[best] for part in draws]
-        draws.append(prompt.draws(rows, latents, method, noises, recipe.seed))
-        found = _scores(torch.cat(draws, 2), method, label)
+            rows, latents, errors = rows[best], latents[best], [part[:, best] for part in errors]
+        errors.append(prompt.errors(rows, latents, method, noises, recipe.seed))
+        found = _scores(torch.cat(errors, 3), method, label)
         columns["score"][rows], columns["standard_error"][rows] = found.values, found.standard_errors
-    if not rounds:
+    if not rounds:  # the score is one of those along the path
         columns["score"] = columns[method].clone()
         check_numbers(columns["score"], f"a candidate of prompt {label}")
     best = _best(columns["score"][rows], recipe.keep)
@@ -162,8 +163,8 @@ def _finalists(prompt: "_Prompt", pruning: Pruning, rows: Tensor, times: Tensor)
     before, after, long = pruning.split(times)
     on_the_way = prompt.drawn(rows, prompt.noise, before)
     drafts = prompt.drawn(rows, on_the_way, long)
-    draws = prompt.draws(rows, drafts, method, range(method.noises), recipe.seed + 1)
-    scores = _scores(draws, method, prompt.label).values
+    errors = prompt.errors(rows, drafts, method, range(method.noises), recipe.seed + 1)
+    scores = _scores(errors, method, prompt.label).values
     prompt.columns["draft_score"] = scores
     rows = _best(scores, max(recipe.keep, pruning.rounds[0][0])).sort().values
     return rows, prompt.drawn(rows, on_the_way[rows], after)
@@ -200,17 +201,16 @@ class _Prompt:
             self.columns[name] = values.cpu()
         return found.samples
 
-    def draws(self, rows: Tensor, x: Tensor, method: Method, noises: range, seed: int) -> Tensor:
-        """What a method makes of x under some of its noises, (rows, levels, noises)."""
-        others = None if self.others is None else self.others.expand(len(rows), -1)
-        options = {"against": method.held_against(others), "noises": noises, "seed": seed}
-        options["times"], _ = method.times_and_weights()
+    def errors(self, rows: Tensor, x: Tensor, method: Method, noises: range, seed: int) -> Tensor:
+        """The errors that a method needs of x under some of its noises, (branches, rows, levels, noises)."""
+        others = self.others.expand(len(rows), -1) if method.prompts else None
+        branches, (times, _) = method.branches(self.labels[rows], others), method.times_and_weights()
         with self.spending(rows):
-            return re_noising_draws(self.flow, x, self.labels[rows], [method.form], **options)[method.form]
+            return re_noising_errors(self.flow, x, branches, times=times, noises=noises, seed=seed)
 
 
-def _scores(draws: Tensor, method: Method, label: int) -> Scores:
-    scores = weighted(draws.cpu(), method.times_and_weights()[1], 0)
+def _scores(errors: Tensor, method: Method, label: int) -> Scores:
+    scores = scores_of(errors.cpu(), method)
     check_numbers(scores.values, f"a candidate of prompt {label}")
     return scores
 

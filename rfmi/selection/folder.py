@@ -71,8 +71,8 @@ class Selection:
 
     def images(self) -> Tensor:
         """(n, 3, height, width) in [0, 1] of those kept, in the order of `latents`."""
-        pictures = [VaeImageProcessor.pil_to_numpy(Image.open(file)) for file in self.files]
-        return VaeImageProcessor.numpy_to_pt(np.concatenate(pictures))
+        pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in self.files])
+        return pixels.permute(0, 3, 1, 2).contiguous() / 255
 
     def scores(self, by: str) -> Tensor:
         """The column `by` (n,), float64, of those kept; ValueError for one that is not there, or holds no numbers."""
@@ -154,9 +154,11 @@ def kept_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["rank"].notna()].sort_values(["prompt_id", "rank"])
 
 
-def finish_folder(folder: Path, field: PipelineField) -> None:
-    """Write metadata, latents, embeddings and at last the table from all prompts' files."""
-    tables, latents = zip(*(read_unit(folder, i) for i in range(len(field.prompts))), strict=True)
+def finish_folder(folder: Path, prompts: Sequence[str], field: PipelineField) -> None:
+    """Write metadata, latents, embeddings and at last the table from all prompts' files; the field's prompts begin with
+    these."""
+    n = len(prompts)
+    tables, latents = zip(*(read_unit(folder, i) for i in range(n)), strict=True)
     table = pd.concat(tables, ignore_index=True)
     kept = kept_rows(table)
     files = [image_path(folder, row.prompt_id, row.seed).name for row in kept.itertuples()]
@@ -165,7 +167,8 @@ def finish_folder(folder: Path, field: PipelineField) -> None:
     write_atomically(folder / "images" / METADATA, "\n".join(lines) + "\n")
     numbers = torch.tensor(kept.prompt_id.to_numpy())
     write_tensors(folder / LATENTS, {"latents": torch.cat(latents), "prompt_id": numbers})
-    write_tensors(folder / EMBEDDINGS, field.conditioning.to("cpu").tensors)
+    rows = torch.tensor([*range(n), len(field.conditioning) - 1])  # the null prompt's is the last
+    write_tensors(folder / EMBEDDINGS, field.conditioning.rows(rows).to("cpu").tensors)
     with whole_file(folder / TABLE) as temporary:
         table.to_parquet(temporary)
 
@@ -178,9 +181,8 @@ def read_selection(folder: str | Path) -> Selection:
             raise FileNotFoundError(f"{folder} holds no finished selection: {name} is missing; run `rfmi.select` again")
     kept, conditioning = load_file(folder / LATENTS), Conditioning(load_file(folder / EMBEDDINGS))
     selection = Selection(folder, pd.read_parquet(folder / TABLE), kept["latents"], kept["prompt_id"], conditioning)
-    lost = [file.name for file in selection.files if not file.is_file()]
-    if lost:
-        unit = f"{lost[0].partition('_')[0]}.safetensors"
-        said = f"{folder} has lost the image {lost[0]}; remove {unit} from its units"
-        raise FileNotFoundError(f"{said} and run `rfmi.select` again")
+    for prompt_id, file in zip(selection.kept.prompt_id, selection.files, strict=True):
+        if not file.is_file():
+            said = f"{folder} has lost the image {file.name}; remove {unit_path(folder, prompt_id).name} from its units"
+            raise FileNotFoundError(f"{said} and run `rfmi.select` again")
     return selection

@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from rfmi.pipelines import PipelineField
 from rfmi.runs import fingerprint, own_device, process_state, work_on
 from rfmi.sampling import check_guidance
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
-from rfmi.scoring.re_noising import nearest_prompts
+from rfmi.scoring.re_noising import Negatives, field_and_others
 from rfmi.selection.candidates import Pruning, Recipe, draw_candidates
 from rfmi.selection.folder import Selection, finish_folder, read_selection, unit_path, write_unit
 
@@ -30,6 +29,7 @@ def select(
     candidates: int = 16,
     keep: int | None = None,
     method: str | Method = DEFAULT_METHOD,
+    negatives: Negatives | None = None,
     prune: Pruning | bool = False,
     guidance: float = 4.0,
     steps: int = 28,
@@ -46,13 +46,15 @@ def select(
         i`, as `pipeline(prompt, generator=torch.Generator().manual_seed(...))` does.
     keep: how many of them, the best, keep image and latent; None for all, or for one where candidates are pruned.
     method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`).
+    negatives: for a method against other prompts, those that each prompt is held against; None for the nearest of
+        `prompts`.
     prune: True, or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the
         noises of the last round that each was in: order them by `rank`.
     guidance, steps, seed, negative_prompt: of the drawing; scores are without guidance.
     device, micro_batch: of `PipelineField`.
     Raises ValueError, before anything is drawn, for prompts that are repeated, numbers that do not fit, an unknown
-    method, one along the path with pruning, and a folder that holds something else; FloatingPointError for a score that
-    is no number; OSError for a full disk.
+    method, one along the path with pruning, too few negatives, and a folder that holds something else;
+    FloatingPointError for a score that is no number; OSError for a full disk.
     """
     if not isinstance(prune, bool | Pruning):
         raise ValueError(f"prune is {prune!r}; give True, False, or a `Pruning`")
@@ -69,9 +71,9 @@ def select(
     _check(prompts, recipe)
     state, folder = process_state(), Path(output)
     options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": micro_batch}
-    field = PipelineField(pipeline, prompts, **options)
-    others = nearest_prompts(field) if getattr(recipe.method, "against", "") == "prompts" else None
+    field, others = field_and_others(pipeline, prompts, recipe.method, negatives, **options)
     settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}
+    settings["negatives"] = list(field.prompts[len(prompts) :])
     settings["weights"] = fingerprint(pipeline.transformer)
     units = {i: unit_path(folder, i) for i in range(len(prompts))}
     for i in work_on(folder, settings, units, "selection"):
@@ -79,7 +81,7 @@ def select(
         drawn = draw_candidates(field, i, own, None if others is None else others[i])
         write_unit(folder, i, prompts[i], drawn, field.decode(drawn.latents), own.seed)
     if state.is_main_process:
-        finish_folder(folder, field)
+        finish_folder(folder, prompts, field)
     state.wait_for_everyone()
     return read_selection(folder)
 
