@@ -145,7 +145,7 @@ def test_the_loss_is_the_formula_computed_image_by_image(pipeline):
 
 
 def test_images_drawn_with_guidance_are_held_against_the_field_that_drew_them():
-    batch = draw_batch(training_pairs(selection(), ADVANTAGE, "score"), ADVANTAGE, 0)
+    batch = draw_batch(training_pairs(selection(keep=2, scores=SCORES), ADVANTAGE, "score"), ADVANTAGE, 0)
     scales = {-1: 0.5}  # of the null row
 
     def base(x, sigma, rows):
