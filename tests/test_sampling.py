@@ -78,15 +78,17 @@ def test_guided_path_score_is_that_of_the_official_code_in_its_own_signs():
     torch.testing.assert_close(found.guided_path, torch.stack(terms).mean(0))
 
 
-def test_the_squared_score_is_the_squared_form_along_the_same_trajectory():
+def test_the_squared_and_the_accumulated_difference_are_sums_along_the_same_trajectory():
     field, x_t, condition = setting()
-    grid, expected = time_grid(30), torch.zeros(6, dtype=torch.float64)
+    grid, expected, difference = time_grid(30), torch.zeros(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
     scores = path_scores(field, x_t, condition, times=grid, guidance=4.5)
     for t, later in zip(grid, grid[1:], strict=False):
         u_c, u_m = field(x_t, t.expand(6), condition), field(x_t, t.expand(6))
         expected += (later - t) * t / (1 - t) * (u_c - u_m).square().sum(1)
+        difference += (later - t) * (u_c - u_m).norm(dim=1)
         x_t = x_t + (later - t) * (u_m + 4.5 * (u_c - u_m))
     torch.testing.assert_close(scores.squared, expected)
+    torch.testing.assert_close(scores.difference, difference)
     torch.testing.assert_close(scores.samples, x_t)
     assert scores.evaluations == 2 * 6 * 30
 

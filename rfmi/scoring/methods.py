@@ -27,7 +27,7 @@ from torch import Tensor
 from rfmi.times import gauss_legendre
 
 DEFAULT_METHOD = "information_and_likelihood"
-PATH_METHODS = ("path", "guided_path", "squared_path")
+PATH_METHODS = ("path", "guided_path", "squared_path", "accumulated_difference")
 
 
 def check_noises(noises: int) -> None:

@@ -197,7 +197,8 @@ class _Prompt:
         """Latents of all candidates, scored along the path."""
         found = path_scores(self.flow, self.noise, self.labels, times=times, guidance=self.recipe.guidance)
         self.columns["evaluations"] += found.evaluations / len(self.labels)
-        for name, values in zip(PATH_METHODS, (found.path, found.guided_path, found.squared), strict=True):
+        scores = found.path, found.guided_path, found.squared, found.difference
+        for name, values in zip(PATH_METHODS, scores, strict=True):
             self.columns[name] = values.cpu()
         return found.samples
 

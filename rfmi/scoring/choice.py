@@ -1,0 +1,144 @@
+"""`rfmi.choose_score`: which score tells a model's failures, asked of the model alone.
+
+What an image shows is decided on the way from noise to it. Begun as another prompt's and finished as its own once that
+is decided, an image shows the other prompt: a failure, known without a judge. The score that best tells a prompt's own
+images from such failures is proposed, and the threshold that parts them best. Own images that fail lower the area of
+every score alike, and move no order of scores, as far as they fail as the others do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import DiffusionPipeline
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from rfmi.pipelines import PipelineField
+from rfmi.runs import fingerprint, own_device, read_tensors, work_on, write_tensors
+from rfmi.sampling import check_guidance, sample
+from rfmi.scoring.methods import Method, check_noises
+from rfmi.scoring.re_noising import Negatives, field_and_others, re_noising_errors, scores_of
+from rfmi.statistics import bootstrap_mean
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+FORMS = {  # by name: whether against the null, against how many other prompts, and the weight of the likelihood
+    "information": Method(),
+    "likelihood": Method(null=False, likelihood=1.0),
+    "information_and_likelihood": Method(likelihood=1.0),
+    "against_prompts": Method(null=False, prompts=2),
+    "against_prompts_and_likelihood": Method(null=False, prompts=2, likelihood=0.25),
+}
+BANDS = [(first, last) for first in range(9) for last in range(first + 2, min(first + 5, 9))]  # of 3 to 5 levels
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A score proposed without a judge.
+
+    method: the score. failing: the threshold for `FinetuningSettings`, in deviations below the upper quartile.
+    table: one row a score that was tried: form, lowest and highest noise level, area (value, low, high, n prompts).
+    """
+
+    method: Method
+    failing: float
+    table: pd.DataFrame
+
+
+def choose_score(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    output: str | Path,
+    negatives: Negatives | None = None,
+    guidance: float = 4.0,
+    steps: int = 28,
+    images: int = 4,
+    changed_at: float = 0.5,
+    noises: int = 4,
+    seed: int = 0,
+    negative_prompt: str = "",
+    device: torch.device | str | None = None,
+    micro_batch: int | None = None,
+) -> Choice:
+    """Propose a score for images of these prompts, drawn with this guidance, by the model alone.
+
+    pipeline, prompts: each prompt once; a few dozen of the kind that will be drawn.
+    output: a folder of its own. A killed call goes on at the next prompt, a finished one is only read.
+    negatives: two other prompts or more for each, which failures are begun as and scores are held against; None for the
+        nearest of `prompts`.
+    images: of each prompt, as many of its own as failures.
+    changed_at: the noise level at which a failure, begun as another prompt's image, goes on as the prompt's own.
+    noises: draws of eps at each of nine noise levels.
+    guidance, steps, seed, negative_prompt: of the drawing. device, micro_batch: of `PipelineField`.
+    Raises ValueError, before anything is drawn, for numbers and negatives that do not fit, and a folder that holds
+    something else; OSError for a full disk.
+    """
+    check_guidance(guidance)
+    check_noises(noises)
+    if images < 2 or not 0 < changed_at < 1:
+        raise ValueError(f"images is {images} and changed_at {changed_at}; take 2 or more, and a level between 0 and 1")
+    folder, options = Path(output), {"negative_prompt": negative_prompt, "device": own_device(device)}
+    widest = max(FORMS.values(), key=lambda method: method.prompts)
+    field, others = field_and_others(pipeline, prompts, widest, negatives, micro_batch=micro_batch, **options)
+    asked = {"images": images, "guidance": guidance, "steps": steps, "changed_at": changed_at, "noises": noises}
+    settings = asked | {"prompts": list(field.prompts), "negative_prompt": negative_prompt, "seed": seed}
+    settings |= {"of": "choose_score", "weights": fingerprint(pipeline.transformer)}
+    units = {i: folder / "units" / f"{i:05d}.safetensors" for i in range(len(prompts))}
+    for i in work_on(folder, settings, units, "choice"):
+        first = seed + 2 * images * i
+        noise, labels = field.noise(range(first, first + 2 * images)), torch.full((2 * images,), i)
+        begun = others[i].repeat(images)[:images]
+        times = field.times(steps)
+        x = torch.cat([
+            sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
+            _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
+        ])
+        branches = [labels, None, *others[i].expand(2 * images, -1).unbind(1)]
+        levels = 1 - torch.tensor(LEVELS, dtype=torch.float64)
+        errors = re_noising_errors(field, x, branches, times=levels, noises=noises, seed=first)
+        write_tensors(units[i], {"errors": errors.cpu()})
+    errors = torch.stack([read_tensors(path)[0]["errors"] for path in units.values()])
+    return choice_of(errors, noises, seed)
+
+
+def _changed(
+    field: PipelineField, noise: Tensor, begun: Tensor, labels: Tensor, times: Tensor, guidance: float, level: float
+) -> Tensor:
+    """Latents drawn as other prompts' down to a noise level, and from there as the prompt's own."""
+    k = min(max(int((times <= 1 - level).sum()) - 1, 1), len(times) - 2)
+    on_the_way = sample(field, noise, begun, times=times[: k + 1], guidance=guidance)
+    return sample(field, on_the_way, labels, times=times[k:], guidance=guidance)
+
+
+def choice_of(errors: Tensor, noises: int, seed: int) -> Choice:
+    """The choice from e (prompts, branches, images, levels, noises): own images first, as many failures after them;
+    branches: the prompt, null, other prompts."""
+    half, rows, scores = errors.shape[2] // 2, [], []
+    truth = np.repeat([1, 0], half)
+    for form, method in FORMS.items():
+        of_form = [0, *([1] if method.null else []), *range(2, 2 + method.prompts)]
+        for first, last in BANDS:
+            band = replace(method, sigmas=LEVELS[first : last + 1], noises=noises, weights="exact")
+            found = [scores_of(each[of_form][:, :, first : last + 1], band).values for each in errors]
+            areas = [roc_auc_score(truth, each) for each in found]
+            row = {"form": form, "lowest": LEVELS[first], "highest": LEVELS[last]}
+            rows.append(row | vars(bootstrap_mean(areas, seed)))
+            scores.append((band, torch.stack(found)))
+    table = pd.DataFrame(rows)
+    method, values = scores[int(table.value.idxmax())]
+    return Choice(method, failing_of(values, half), table)
+
+
+def failing_of(scores: Tensor, own: int) -> float:
+    """How far below the upper quartile of its prompt's own images, in deviations within prompts, a score fails: where
+    own images and failures are parted best, by the share of right verdicts on each. scores: (prompts, images)."""
+    quartile = scores[:, :own].quantile(PASSING_QUANTILE, dim=1, keepdim=True)
+    deviation = (scores[:, :own] - scores[:, :own].mean(1, keepdim=True)).square().mean().sqrt()
+    below = (quartile - scores) / deviation
+    thresholds = below.flatten().unique()
+    passing = [(below[:, :own] <= each).double().mean() - (below[:, own:] <= each).double().mean() for each in thresholds]
+    return float(thresholds[int(torch.stack(passing).argmax())])
