@@ -78,5 +78,5 @@ RECIPES = {
     "cpu_overlaps": longer(2, 3200, 0.5, (*[DEPTH] * 5, "complex", "texture")),
     "cpu_overlaps_longer": longer(3, 3000, 0.5, (*[DEPTH] * 6, "complex", "complex", "texture")),
     "cpu_coarse_overlaps": longer(4, 2000, 0.6, (*[DEPTH] * 5, "complex", "texture"), shards=24),
-    "cpu_long_tail": longer(5, 2000, 0.6, (DEPTH, DEPTH, DEPTH, "texture", "numeracy", "complex"), shards=24),
+    "cpu_long_tail": longer(5, 1500, 0.6, (DEPTH, DEPTH, DEPTH, "texture", "numeracy", "complex"), shards=24),
 }

@@ -30,11 +30,11 @@ CATEGORIES = ("color", "shape", "texture", "spatial", "3d_spatial", "numeracy", 
 
 # Attribute pairs that are rare in training: how often a prompt names one, by how often it names any other pair.
 RARE = {
-    ("red", "triangle"): 0.06,
-    ("striped", "square"): 0.1,
-    ("blue", "cross"): 0.15,
-    ("dotted", "triangle"): 0.25,
-    ("yellow", "diamond"): 0.4,
+    ("red", "triangle"): 0.001,
+    ("striped", "square"): 0.0025,
+    ("blue", "cross"): 0.005,
+    ("dotted", "triangle"): 0.01,
+    ("yellow", "diamond"): 0.025,
 }
 
 WORDS = frozenset(
