@@ -3,6 +3,7 @@
 
     estimate_mutual_information(x, y)            I(X; Y) of two arrays
     score(pipeline, images, prompts)             how much of its prompt each image carries
+    choose_score(pipeline, prompts, output=...)  which score tells its failures, without a judge
     select(pipeline, prompts, output=...)        many images of every prompt, scored
     finetune(pipeline, selection, output=...)    a LoRA from these images, by which of them fail
     evaluate(pipeline, prompts, judge, ...)      how well prompts are followed, before and after
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from rfmi.arrays.mutual_information import MutualInformation, estimate_mutual_information
     from rfmi.evaluation import evaluate
     from rfmi.finetuning import finetune
-    from rfmi.scoring import score
+    from rfmi.scoring import choose_score, score
     from rfmi.selection import select
 
 _HOMES = {  # imported when they are asked for: torch and diffusers take seconds
+    "choose_score": "rfmi.scoring",
     "MutualInformation": "rfmi.arrays.mutual_information",
     "estimate_mutual_information": "rfmi.arrays.mutual_information",
     "evaluate": "rfmi.evaluation",
@@ -27,7 +29,7 @@ _HOMES = {  # imported when they are asked for: torch and diffusers take seconds
     "select": "rfmi.selection",
 }
 
-__all__ = ["MutualInformation", "estimate_mutual_information", "evaluate", "finetune", "score", "select"]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> object:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Conditioning
+from rfmi.scoring.methods import PASSING_QUANTILE
 from rfmi.selection import Selection
 from rfmi.training import StepRandomness
-
-PASSING_QUANTILE = 0.75  # of a prompt's scores: what its good images reach
 
 
 @dataclass(frozen=True)

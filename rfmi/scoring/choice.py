@@ -20,7 +20,7 @@ from torch import Tensor
 from rfmi.pipelines import PipelineField
 from rfmi.runs import fingerprint, own_device, read_tensors, work_on, write_tensors
 from rfmi.sampling import check_guidance, sample
-from rfmi.scoring.methods import Method, check_noises
+from rfmi.scoring.methods import PASSING_QUANTILE, Method, check_noises
 from rfmi.scoring.re_noising import Negatives, field_and_others, re_noising_errors, scores_of
 from rfmi.statistics import bootstrap_mean
 

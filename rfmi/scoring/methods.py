@@ -27,6 +27,7 @@ from torch import Tensor
 from rfmi.times import gauss_legendre
 
 DEFAULT_METHOD = "information_and_likelihood"
+PASSING_QUANTILE = 0.75  # of a prompt's scores: what its good images reach
 PATH_METHODS = ("path", "guided_path", "squared_path", "accumulated_difference")
 
 
