@@ -516,7 +516,7 @@ def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_pat
         with pytest.raises(ValueError, match="of another architecture, rank, alpha or targets"):
             finetune(pipeline, selection(), output=tmp_path / "3", settings=other, start=first.folder)
     with pytest.raises(ValueError, match="another start"):
-        finetune(pipeline, selection(), output=first.folder, settings=QUICK, start=first.folder)
+        finetune(pipeline, selection(), output=first.folder, settings=kind, start=first.folder)
     with pytest.raises(FileNotFoundError, match="to start from"):
         finetune(pipeline, selection(), output=tmp_path / "3", settings=QUICK, start=tmp_path)
 
