@@ -23,7 +23,7 @@ def pipeline():
 def errors_of(signal):
     """Errors (prompts, branches, images, levels, noises) in which failures differ by `signal` alone, by branch, level."""
     generator = torch.Generator().manual_seed(0)
-    errors = torch.randn(PROMPTS, 4, 2 * IMAGES, len(LEVELS), NOISES, generator=generator, dtype=torch.float64) + 10
+    errors = torch.randn(PROMPTS, 2, 2 * IMAGES, len(LEVELS), NOISES, generator=generator, dtype=torch.float64) + 10
     for (branch, level), more in signal.items():
         errors[:, branch, IMAGES:, LEVELS.index(level)] += more
     return errors
@@ -34,7 +34,6 @@ def errors_of(signal):
     [
         (0, 3.0, 0.8, {"likelihood"}),
         (1, -3.0, 0.6, {"information", "information_and_likelihood"}),
-        (2, -3.0, 0.4, {"against_prompts", "against_prompts_and_likelihood"}),
     ],
 )
 def test_what_tells_failures_is_proposed(branch, more, level, forms):
@@ -98,7 +97,6 @@ def test_a_killed_choice_goes_on_and_a_finished_one_is_read(pipeline, tmp_path, 
         ({"guidance": -1.0}, "guidance is -1"),
         ({"noises": 3}, "come in pairs"),
         ({"prompts": TEXTS[:2]}, "have no 2 others"),
-        ({"negatives": {text: ["a cross"] for text in TEXTS}}, "has 1 negatives"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):

@@ -144,23 +144,6 @@ def test_the_loss_is_the_formula_computed_image_by_image(pipeline):
     torch.testing.assert_close(batch_loss(velocity, velocity, batch), expected)
 
 
-def test_images_drawn_with_guidance_are_held_against_the_field_that_drew_them():
-    batch = draw_batch(training_pairs(selection(keep=2, scores=SCORES), ADVANTAGE, "score"), ADVANTAGE, 0)
-    scales = {-1: 0.5}  # of the null row
-
-    def base(x, sigma, rows):
-        return x * torch.tensor([scales.get(int(row), 2.0 + int(row)) for row in rows])[:, None, None, None]
-
-    def tuned(x, sigma, rows):
-        return base(x, sigma, rows) + 0.1
-
-    sigma, a = batch.sigma[:, None, None, None], batch.advantages[:, None, None, None]
-    x_sigma, target = (1 - sigma) * batch.x + sigma * batch.noise, batch.noise - batch.x
-    v, null = base(x_sigma, batch.sigma, batch.rows), 0.5 * x_sigma
-    for scale in (1.0, 3.0):
-        expected = (0.1 - a * (target - null - scale * (v - null))).square().mean()
-        torch.testing.assert_close(batch_loss(tuned, base, batch, scale), expected)
-
 def test_the_advantage_loss_is_least_at_the_base_model_moved_by_the_advantage(pipeline):
     """Its minimum over all v is v0 + a (eps - x - v0), image by image, and there it is 0; turned round it is not."""
     pairs = training_pairs(selection(keep=2, scores=SCORES), ADVANTAGE, "score")

@@ -4,14 +4,13 @@ In diffusers' sign, v = eps - x, x_sigma = (1 - sigma) x + sigma eps, with v the
 the model which training starts from (the base model, or in a second round the first one's) and a the image's advantage:
 
     flow matching    mean over images and elements of (v - (eps - x))^2
-    advantage        mean over images and elements of (v - v0 - a (eps - x - v_g))^2
+    advantage        mean over images and elements of (v - v0 - a (eps - x - v0))^2
 
-with v_g = v0(null) + g (v0 - v0(null)), the field that drew the images, which is v0 where they were drawn without
-guidance. The advantage's loss learns from all images of a prompt, those below its mean with the sign turned. Its minimum
-is v0 + E[a (eps - x - v_g) | x_sigma, y]: the base model moved towards images above the mean and away from those below.
-Since a prompt's advantages add up to 0, what all of the model's own images share, blemishes included, is not learned;
-flow matching on the best images learns it. Without guidance it is DiffusionNFT's loss (arXiv 2509.16117) at beta = 1,
-r = (1 + a) / 2, up to a constant, with advantages of any size.
+The advantage's loss learns from all images of a prompt, those below its mean with the sign turned. Its minimum is v0 +
+E[a (eps - x - v0) | x_sigma, y]: the base model moved towards images above the mean and away from those below. Since a
+prompt's advantages add up to 0, what all of the model's own images share, blemishes included, is not learned; flow
+matching on the best images learns it. It is DiffusionNFT's loss (arXiv 2509.16117) at beta = 1, r = (1 + a) / 2, up to
+a constant, with advantages of any size.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
-from rfmi.fields import guided, interpolate
+from rfmi.fields import interpolate
 from rfmi.finetuning.pairs import Batch, Pairs, draw_batch
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family
@@ -41,22 +40,19 @@ Loss = Callable[[Batch], Tensor]
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def batch_loss(tuned: Velocity, base: Velocity, batch: Batch, guidance: float = 1.0) -> Tensor:
-    """The loss of a batch, from one forward pass of the tuned model and at most two of the base model.
+def batch_loss(tuned: Velocity, base: Velocity, batch: Batch) -> Tensor:
+    """The loss of a batch, from one forward pass of the tuned model and at most one of the base model.
 
-    tuned, base: v (B, C, h, w), float32, of x_sigma, sigma (B,) and rows of the conditioning (B,), -1 the null prompt's.
-    guidance: at which the images were drawn.
+    tuned, base: v (B, C, h, w), float32, of x_sigma, sigma (B,) and rows of the conditioning (B,).
     """
     x_sigma = interpolate(batch.noise, batch.x, batch.sigma)  # (1 - sigma) x + sigma eps
     v, target = tuned(x_sigma, batch.sigma, batch.rows), batch.noise - batch.x
     if batch.advantages is None:
         return (v - target).square().mean((1, 2, 3)).mean()
     with torch.no_grad():
-        v_base = v_drawn = base(x_sigma, batch.sigma, batch.rows)
-        if guidance != 1:
-            v_drawn = guided(v_base, base(x_sigma, batch.sigma, torch.full_like(batch.rows, -1)), guidance)
+        v_base = base(x_sigma, batch.sigma, batch.rows)
     advantages = batch.advantages[:, None, None, None]
-    return (v - v_base - advantages * (target - v_drawn)).square().mean((1, 2, 3)).mean()
+    return (v - v_base - advantages * (target - v_base)).square().mean((1, 2, 3)).mean()
 
 
 def make_accelerator(settings: FinetuningSettings, device: torch.device) -> Accelerator:
@@ -96,10 +92,10 @@ def loop(
     if accelerator.num_processes > 1:
         devices = None if transformer.device.type == "cpu" else [transformer.device]
         module = DistributedDataParallel(transformer, devices)
-    loss_of = _loss_on(module, transformer, family, pairs, anchor, settings.guidance)
+    loss_of = _loss_on(module, transformer, family, pairs, anchor)
     validate = None
     if held_out is not None:
-        held_out_loss = _loss_on(transformer, transformer, family, held_out, anchor, settings.guidance)
+        held_out_loss = _loss_on(transformer, transformer, family, held_out, anchor)
         validate = partial(_held_out_value, held_out_loss, held_out, settings)
     share = settings.batch // accelerator.num_processes  # every process takes its share of each part of a batch
 
@@ -136,12 +132,7 @@ def loop(
 
 
 def _loss_on(
-    module: nn.Module,
-    transformer: nn.Module,
-    family: Family,
-    pairs: Pairs,
-    anchor: dict[str, Tensor] | None,
-    guidance: float,
+    module: nn.Module, transformer: nn.Module, family: Family, pairs: Pairs, anchor: dict[str, Tensor] | None
 ) -> Loss:
     """The loss of batches of these pairs; module: the transformer, or what shares its gradients with processes."""
     device, dtype = transformer.device, transformer.dtype
@@ -162,7 +153,7 @@ def _loss_on(
         finally:
             transformer.enable_adapters()
 
-    return lambda batch: batch_loss(partial(velocity, module), base, send_to_device(batch, device), guidance)
+    return lambda batch: batch_loss(partial(velocity, module), base, send_to_device(batch, device))
 
 
 def _held_out_value(loss_of: Loss, held_out: Pairs, settings: FinetuningSettings) -> float:

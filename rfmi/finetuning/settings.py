@@ -10,7 +10,7 @@ from dataclasses import dataclass
 CHOICES = {"weighting": ("verdict", "advantage", "top"), "mixed_precision": ("no", "bf16", "fp16")}
 COUNTS = ("steps", "batch", "gradient_accumulation", "rank", "alpha", "checkpoint_steps", "validation_every")
 POSITIVE = ("learning_rate", "largest_gradient_norm", "temperature", "failing", "largest_deviation")
-NOT_NEGATIVE = ("warmup", "weight_decay", "checkpoint_seconds", "guidance")
+NOT_NEGATIVE = ("warmup", "weight_decay", "checkpoint_seconds")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class FinetuningSettings:
     failing: of `verdict`, in deviations within prompts.
     largest_deviation: advantages are cut there, in deviations within prompts, and centred again; scores have long
         tails, and a few blemished images would be most of the gradient.
-    guidance: the scale at which the images were drawn, for losses with advantages.
     averaging: what the moving average of the weights keeps of itself a step, 0 for none.
     mixed_precision: `no`, `bf16` or `fp16`, of the computation; the adapter is float32 in any case.
     checkpoint_seconds, checkpoint_steps: how often to write; the second, if given, in place of the first.
@@ -41,7 +40,7 @@ class FinetuningSettings:
     Raises ValueError for values that make no sense.
     """
 
-    steps: int = 400
+    steps: int = 300
     batch: int = 64
     gradient_accumulation: int = 1
     learning_rate: float = 1e-3
@@ -52,12 +51,11 @@ class FinetuningSettings:
     alpha: int | None = None
     dora: bool = False
     targets: tuple[str, ...] | None = None
-    noise_level: tuple[float, float] = (0.0, 1.0)
+    noise_level: tuple[float, float] = (0.0, 0.5)
     weighting: str = "verdict"
-    temperature: float = 0.1
+    temperature: float = 0.3
     failing: float = 1.2
     largest_deviation: float = 1.0
-    guidance: float = 1.0
     averaging: float = 0.99
     mixed_precision: str = "no"
     checkpoint_seconds: float = 120.0

@@ -1,9 +1,10 @@
 """`rfmi.choose_score`: which score tells a model's failures, asked of the model alone.
 
-What an image shows is decided on the way from noise to it. Begun as another prompt's and finished as its own once that
-is decided, an image shows the other prompt: a failure, known without a judge. The score that best tells a prompt's own
-images from such failures is proposed, and the threshold that parts them best. Own images that fail lower the area of
-every score alike, and move no order of scores, as far as they fail as the others do.
+What an image shows is decided on the way from noise to it. Begun as another prompt's and finished as its own after
+that, an image shows parts of the other prompt: a failure, known without a judge. The score that best tells a prompt's
+own images from such failures is proposed, and the threshold that parts them best. Own images that fail lower the area
+of every score alike. Scores against other prompts are not among those compared: they would be asked about the very
+prompts that the failures were begun as.
 """
 
 from collections.abc import Sequence
@@ -21,17 +22,16 @@ from rfmi.pipelines import PipelineField
 from rfmi.runs import fingerprint, own_device, read_tensors, work_on, write_tensors
 from rfmi.sampling import check_guidance, sample
 from rfmi.scoring.methods import PASSING_QUANTILE, Method, check_noises
-from rfmi.scoring.re_noising import Negatives, field_and_others, re_noising_errors, scores_of
+from rfmi.scoring.re_noising import nearest_prompts, re_noising_errors, scores_of
 from rfmi.statistics import bootstrap_mean
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-FORMS = {  # by name: whether against the null, against how many other prompts, and the weight of the likelihood
+FORMS = {
     "information": Method(),
     "likelihood": Method(null=False, likelihood=1.0),
     "information_and_likelihood": Method(likelihood=1.0),
-    "against_prompts": Method(null=False, prompts=2),
-    "against_prompts_and_likelihood": Method(null=False, prompts=2, likelihood=0.25),
 }
+BEGUN_AS = 2  # of how many nearest prompts the failures of one are begun
 BANDS = [(first, last) for first in range(9) for last in range(first + 2, min(first + 5, 9))]  # of 3 to 5 levels
 
 
@@ -53,11 +53,10 @@ def choose_score(
     prompts: Sequence[str],
     *,
     output: str | Path,
-    negatives: Negatives | None = None,
     guidance: float = 4.0,
     steps: int = 28,
     images: int = 4,
-    changed_at: float = 0.5,
+    changed_at: float = 0.35,
     noises: int = 4,
     seed: int = 0,
     negative_prompt: str = "",
@@ -68,22 +67,20 @@ def choose_score(
 
     pipeline, prompts: each prompt once; a few dozen of the kind that will be drawn.
     output: a folder of its own. A killed call goes on at the next prompt, a finished one is only read.
-    negatives: two other prompts or more for each, which failures are begun as and scores are held against; None for the
-        nearest of `prompts`.
-    images: of each prompt, as many of its own as failures.
+    images: of each prompt, as many of its own as failures, which are begun as its two nearest prompts' in turn.
     changed_at: the noise level at which a failure, begun as another prompt's image, goes on as the prompt's own.
     noises: draws of eps at each of nine noise levels.
     guidance, steps, seed, negative_prompt: of the drawing. device, micro_batch: of `PipelineField`.
-    Raises ValueError, before anything is drawn, for numbers and negatives that do not fit, and a folder that holds
-    something else; OSError for a full disk.
+    Raises ValueError, before anything is drawn, for numbers that do not fit, and a folder that holds something
+    else; OSError for a full disk.
     """
     check_guidance(guidance)
     check_noises(noises)
     if images < 2 or not 0 < changed_at < 1:
         raise ValueError(f"images is {images} and changed_at {changed_at}; take 2 or more, and a level between 0 and 1")
     folder, options = Path(output), {"negative_prompt": negative_prompt, "device": own_device(device)}
-    widest = max(FORMS.values(), key=lambda method: method.prompts)
-    field, others = field_and_others(pipeline, prompts, widest, negatives, micro_batch=micro_batch, **options)
+    field = PipelineField(pipeline, prompts, micro_batch=micro_batch, **options)
+    nearest = nearest_prompts(field, BEGUN_AS)
     asked = {"images": images, "guidance": guidance, "steps": steps, "changed_at": changed_at, "noises": noises}
     settings = asked | {"prompts": list(field.prompts), "negative_prompt": negative_prompt, "seed": seed}
     settings |= {"of": "choose_score", "weights": fingerprint(pipeline.transformer)}
@@ -91,15 +88,14 @@ def choose_score(
     for i in work_on(folder, settings, units, "choice"):
         first = seed + 2 * images * i
         noise, labels = field.noise(range(first, first + 2 * images)), torch.full((2 * images,), i)
-        begun = others[i].repeat(images)[:images]
+        begun = nearest[i].repeat(images)[:images]
         times = field.times(steps)
         x = torch.cat([
             sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
             _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
         ])
-        branches = [labels, None, *others[i].expand(2 * images, -1).unbind(1)]
         levels = 1 - torch.tensor(LEVELS, dtype=torch.float64)
-        errors = re_noising_errors(field, x, branches, times=levels, noises=noises, seed=first)
+        errors = re_noising_errors(field, x, [labels, None], times=levels, noises=noises, seed=first)
         write_tensors(units[i], {"errors": errors.cpu()})
     errors = torch.stack([read_tensors(path)[0]["errors"] for path in units.values()])
     return choice_of(errors, noises, seed)
@@ -116,11 +112,11 @@ def _changed(
 
 def choice_of(errors: Tensor, noises: int, seed: int) -> Choice:
     """The choice from e (prompts, branches, images, levels, noises): own images first, as many failures after them;
-    branches: the prompt, null, other prompts."""
+    branches: the prompt, null."""
     half, rows, scores = errors.shape[2] // 2, [], []
     truth = np.repeat([1, 0], half)
     for form, method in FORMS.items():
-        of_form = [0, *([1] if method.null else []), *range(2, 2 + method.prompts)]
+        of_form = [0, 1] if method.null else [0]
         for first, last in BANDS:
             band = replace(method, sigmas=LEVELS[first : last + 1], noises=noises, weights="exact")
             found = [scores_of(each[of_form][:, :, first : last + 1], band).values for each in errors]
