@@ -99,4 +99,4 @@ class FinetuningSettings:
 
 # RFMI, arXiv 2503.14358, and its code: on the best of 50 candidates, keep=1
 _LOOP = {"steps": 2000, "batch": 240, "learning_rate": 5e-6, "warmup": 400, "largest_gradient_norm": 5e-3}
-PAPER = FinetuningSettings(**_LOOP, rank=32, alpha=32, weighting="top")
+PAPER = FinetuningSettings(**_LOOP, rank=32, alpha=32, noise_level=(0.0, 1.0), weighting="top")
