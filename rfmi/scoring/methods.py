@@ -101,7 +101,7 @@ class Method:
 
 
 HIGH_NOISE = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
-MIDDLE = (0.4, 0.5, 0.6, 0.7, 0.8)
+MIDDLE = (0.3, 0.4, 0.5, 0.6, 0.7)
 EVEN = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)
 _MIDDLE = {"sigmas": MIDDLE, "noises": 16, "weights": "exact"}
 
