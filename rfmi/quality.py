@@ -42,7 +42,7 @@ def diversity(features: Tensor, groups: Sequence) -> Tensor:
     for label, places in members:
         if len(places) < 2:
             raise ValueError(f"the group {label} has one image; diversity needs two or more of every prompt")
-        own = features[places.to_numpy()]
+        own = features[places.tolist()]
         means.append(_distances(own, own).sum() / (len(own) * (len(own) - 1)))
     return torch.stack(means)
 
