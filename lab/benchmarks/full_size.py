@@ -1,0 +1,168 @@
+"""Stable Diffusion 3.5 Medium's architecture on one accelerator, timed with random weights and no download:
+
+    python -m lab.benchmarks.full_size OUTPUT.json [--small]
+
+Transformer and autoencoder have their full size; the text encoders have their full widths and one layer each, since a
+prompt is encoded once. Timed are network evaluations, the pipeline's own call, `rfmi.select` with every candidate
+finished and with pruning, a step of `rfmi.finetune`, and the published path score in float32. --small: a thousandth of
+the size, for a test on a processor. What one part gave is written before the next begins.
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+import rfmi
+from lab.worlds import load_world
+from rfmi.finetuning import FinetuningSettings
+from rfmi.pipelines import PipelineField
+from rfmi.runs import versions
+from rfmi.sampling import path_scores
+from rfmi.selection import Selection
+
+FULL = {"heads": 24, "layers": 24, "dual": 13, "context": 4096, "large": 1024, "small": 512, "clip": (768, 1280)}
+FULL |= {"vae": (128, 256, 512, 512), "rows": ((2, 8), (8, 32)), "candidates": 8, "batch": 16, "steps": 28, "path": 50}
+SMALL = {"heads": 2, "layers": 2, "dual": 1, "context": 64, "large": 64, "small": 32, "clip": (16, 32)}
+SMALL |= {"vae": (8, 8, 8, 8), "rows": ((1,), (2,)), "candidates": 4, "batch": 2, "steps": 8, "path": 8}
+GUIDANCE = 4.5
+
+
+def build(size: dict, device: str, dtype: torch.dtype) -> StableDiffusion3Pipeline:
+    """The pipeline with random weights, which draws the smaller images unless told otherwise; its words are those of
+    the small world."""
+    words, width = load_world("shapes").pipeline(), 64 * size["heads"]
+    of_transformer = {"num_layers": size["layers"], "num_attention_heads": size["heads"], "qk_norm": "rms_norm"}
+    of_transformer |= {"caption_projection_dim": width, "joint_attention_dim": size["context"], "in_channels": 16}
+    of_transformer |= {"pooled_projection_dim": sum(size["clip"]), "out_channels": 16, "attention_head_dim": 64}
+    of_transformer |= {"sample_size": size["small"] // 8, "pos_embed_max_size": 3 * size["large"] // 8}
+    of_transformer |= {"dual_attention_layers": tuple(range(size["dual"])), "patch_size": 2}
+    of_vae = {"block_out_channels": size["vae"], "layers_per_block": 2, "latent_channels": 16}
+    of_vae |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    of_vae |= {"norm_num_groups": min(32, size["vae"][0]), "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    of_vae |= {"use_quant_conv": False, "use_post_quant_conv": False}
+    of_clip = {"num_hidden_layers": 1, "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1}
+    of_t5 = {"d_model": size["context"], "num_layers": 1, "num_heads": 4, "d_kv": 16, "vocab_size": 4096, "d_ff": 64}
+    with torch.device(device):
+        made = {"transformer": SD3Transformer2DModel(**of_transformer), "vae": AutoencoderKL(**of_vae)}
+        for name, d in zip(("text_encoder", "text_encoder_2"), size["clip"], strict=True):
+            config = CLIPTextConfig(hidden_size=d, projection_dim=d, intermediate_size=d, **of_clip)
+            made[name] = CLIPTextModelWithProjection(config)
+        made["text_encoder_3"] = T5EncoderModel(T5Config(**of_t5))
+    made = {name: module.to(dtype).eval().requires_grad_(False) for name, module in made.items()}
+    made |= {name: getattr(words, name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")}
+    pipeline = StableDiffusion3Pipeline(**made, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def timed(function: Callable[[], object]) -> dict:
+    """{seconds, peak_gib} of a call; the memory is None without an accelerator."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    function()
+    if cuda:
+        torch.cuda.synchronize()
+    seconds = round(time.perf_counter() - start, 3)
+    return {"seconds": seconds, "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None}
+
+
+def drawing(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """Evaluations and the pipeline's own call, at both image sizes."""
+    found = {}
+    for side, several in zip((size["large"], size["small"]), size["rows"], strict=True):
+        field = PipelineField(pipeline, prompts, height=side, width=side)
+        for n in several:
+            x, t, labels = field.noise(range(n)), torch.full((n,), 0.5), torch.zeros(n, dtype=torch.long)
+
+            @torch.no_grad()
+            def evaluate(field: PipelineField = field, arguments: tuple = (x, t, labels)) -> None:
+                for _ in range(4):
+                    field(*arguments)
+
+            evaluate()  # warms up
+            row = timed(evaluate)
+            found[f"evaluations, {side} pixels, {n} rows"] = row | {"a_second": round(4 * n / row["seconds"], 2)}
+        asked = {"num_images_per_prompt": several[0], "num_inference_steps": size["steps"], "guidance_scale": GUIDANCE}
+        row = timed(lambda side=side, asked=asked: pipeline(prompts[0], height=side, width=side, **asked))
+        found[f"own call, {side} pixels"] = row | {"images_an_hour": round(3600 * several[0] / row["seconds"], 1)}
+    return found
+
+
+def selecting(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """`rfmi.select` of one prompt's smaller images."""
+    found, asked = {}, {"candidates": size["candidates"], "steps": size["steps"], "guidance": GUIDANCE}
+    for name, pruned in (("every candidate finished", False), ("pruned", True)):
+        with TemporaryDirectory() as folder:
+            options = asked | {"output": folder, "prune": pruned}
+            row = timed(lambda options=options: rfmi.select(pipeline, prompts[:1], **options))
+            spent = float(rfmi.selection.read_selection(folder).candidates.evaluations.sum())
+        row |= {"evaluations": spent, "evaluations_a_second": round(spent / row["seconds"], 2)}
+        found[f"select, {size['small']} pixels, {name}"] = row
+    return found
+
+
+def training(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """A step of `rfmi.finetune` on the verdicts of larger images: bfloat16, gradient checkpointing."""
+    side, n = size["large"], size["batch"]
+    field = PipelineField(pipeline, prompts[:2], height=side, width=side)
+    latents = torch.randn(2 * n, *field.shape, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(2).repeat_interleave(n)
+    scores = torch.randn(2 * n, generator=torch.Generator().manual_seed(1))
+    columns = {"prompt_id": numbers, "prompt": [prompts[i] for i in numbers], "seed": range(2 * n), "score": scores}
+    table = pd.DataFrame(columns | {"rank": [*range(n)] * 2, "fate": "kept"})
+    selection, seconds = Selection(Path("none"), table, latents, numbers, field.conditioning.to("cpu")), {}
+    pipeline.transformer.enable_gradient_checkpointing()
+    for steps in (1, 4):  # the difference is three steps
+        settings = FinetuningSettings(steps=steps, batch=n, rank=32, mixed_precision="bf16")
+        with TemporaryDirectory() as folder:
+            options = {"output": f"{folder}/lora", "settings": settings, "hold_out": None}
+            row = timed(lambda options=options: rfmi.finetune(pipeline, selection, **options))
+        seconds[steps] = row["seconds"]
+    pipeline.transformer.disable_gradient_checkpointing()
+    row |= {"seconds": round((seconds[4] - seconds[1]) / 3, 3), "images": n}
+    return {f"training step, {side} pixels": row}
+
+
+def published(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """One smaller image with its published path score, in float32 as the published procedure draws it."""
+    pipeline.transformer.float()
+    field = PipelineField(pipeline, prompts[:1])
+    arguments = {"times": field.times(size["path"]), "guidance": GUIDANCE}
+    row = timed(lambda: path_scores(field, field.noise([0]), torch.zeros(1, dtype=torch.long), **arguments))
+    return {f"published path score, float32, {size['small']} pixels": row | {"evaluations": 2 * size["path"]}}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Time it all, one part after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--small", action="store_true")
+    asked = parser.parse_args(arguments)
+    size, device = SMALL if asked.small else FULL, "cuda" if torch.cuda.is_available() else "cpu"
+    card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    prompts = list(load_world("shapes").prompts("color"))[:4]
+    torch.manual_seed(0)
+    pipeline = build(size, device, torch.bfloat16)
+    parameters = sum(each.numel() for each in pipeline.transformer.parameters())
+    record = {"device": card, "versions": versions(), "transformer_parameters": parameters, "measured": {}}
+    for part in (drawing, selecting, training, published):
+        start = time.perf_counter()
+        record["measured"] |= part(pipeline, prompts, size)
+        asked.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
