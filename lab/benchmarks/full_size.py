@@ -2,10 +2,10 @@
 
     python -m lab.benchmarks.full_size OUTPUT.json [--small]
 
-Transformer and autoencoder have their full size, the text encoders their full widths and one layer each, since every
-prompt is encoded once. What is timed, after a call that is not: network evaluations, the pipeline's own call,
-`rfmi.select` with every candidate finished and with pruning, the published path score in float32, and a step of
-`rfmi.finetune`. --small: a twentieth of the size, for a test on a processor.
+Transformer and autoencoder have their full size; the text encoders have their full widths and one layer each, since a
+prompt is encoded once. Timed are network evaluations, the pipeline's own call, `rfmi.select` with every candidate
+finished and with pruning, a step of `rfmi.finetune`, and the published path score in float32. --small: a thousandth of
+the size, for a test on a processor. What one part gave is written before the next begins.
 """
 
 import argparse
@@ -29,155 +29,128 @@ from rfmi.runs import versions
 from rfmi.sampling import path_scores
 from rfmi.selection import Selection
 
-FULL = {"heads": 24, "layers": 24, "dual": 13, "context": 4096, "sides": (1024, 512), "vae": (128, 256, 512, 512)}
-FULL |= {"clip": (768, 1280), "rows": {1024: (2, 8), 512: (8, 32)}, "candidates": 8, "batch": 16, "steps": 28}
-SMALL = {"heads": 2, "layers": 2, "dual": 1, "context": 64, "sides": (64, 32), "vae": (8, 8, 8, 8)}
-SMALL |= {"clip": (16, 32), "rows": {64: (1,), 32: (2,)}, "candidates": 4, "batch": 2, "steps": 8}
+FULL = {"heads": 24, "layers": 24, "dual": 13, "context": 4096, "large": 1024, "small": 512, "clip": (768, 1280)}
+FULL |= {"vae": (128, 256, 512, 512), "rows": ((2, 8), (8, 32)), "candidates": 8, "batch": 16, "steps": 28, "path": 50}
+SMALL = {"heads": 2, "layers": 2, "dual": 1, "context": 64, "large": 64, "small": 32, "clip": (16, 32)}
+SMALL |= {"vae": (8, 8, 8, 8), "rows": ((1,), (2,)), "candidates": 4, "batch": 2, "steps": 8, "path": 8}
+GUIDANCE = 4.5
 
 
 def build(size: dict, device: str, dtype: torch.dtype) -> StableDiffusion3Pipeline:
-    """The pipeline with random weights; its words are those of the small world."""
-    words, first = load_world("shapes").pipeline(), size["clip"][0]
-    transformer = {
-        "sample_size": size["sides"][1] // 8,
-        "patch_size": 2,
-        "in_channels": 16,
-        "out_channels": 16,
-        "num_layers": size["layers"],
-        "attention_head_dim": 64,
-        "num_attention_heads": size["heads"],
-        "caption_projection_dim": 64 * size["heads"],
-        "joint_attention_dim": size["context"],
-        "pooled_projection_dim": sum(size["clip"]),
-        "pos_embed_max_size": 3 * size["sides"][0] // 8,
-        "dual_attention_layers": tuple(range(size["dual"])),
-        "qk_norm": "rms_norm",
-    }
-    autoencoder = {
-        "block_out_channels": size["vae"],
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "layers_per_block": 2,
-        "latent_channels": 16,
-        "norm_num_groups": min(32, size["vae"][0]),
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "scaling_factor": 1.5305,
-        "shift_factor": 0.0609,
-    }
+    """The pipeline with random weights, which draws the smaller images unless told otherwise; its words are those of
+    the small world."""
+    words, width = load_world("shapes").pipeline(), 64 * size["heads"]
+    of_transformer = {"num_layers": size["layers"], "num_attention_heads": size["heads"], "qk_norm": "rms_norm"}
+    of_transformer |= {"caption_projection_dim": width, "joint_attention_dim": size["context"], "in_channels": 16}
+    of_transformer |= {"pooled_projection_dim": sum(size["clip"]), "out_channels": 16, "attention_head_dim": 64}
+    of_transformer |= {"sample_size": size["small"] // 8, "pos_embed_max_size": 3 * size["large"] // 8}
+    of_transformer |= {"dual_attention_layers": tuple(range(size["dual"])), "patch_size": 2}
+    of_vae = {"block_out_channels": size["vae"], "layers_per_block": 2, "latent_channels": 16}
+    of_vae |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    of_vae |= {"norm_num_groups": min(32, size["vae"][0]), "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    of_vae |= {"use_quant_conv": False, "use_post_quant_conv": False}
     of_clip = {"num_hidden_layers": 1, "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1}
-    of_t5 = {"d_ff": 4 * first, "num_layers": 1, "num_heads": 4, "d_kv": 16, "vocab_size": 4096}
+    of_t5 = {"d_model": size["context"], "num_layers": 1, "num_heads": 4, "d_kv": 16, "vocab_size": 4096, "d_ff": 64}
     with torch.device(device):
-        made = {
-            "transformer": SD3Transformer2DModel(**transformer),
-            "vae": AutoencoderKL(**autoencoder),
-            "text_encoder_3": T5EncoderModel(T5Config(d_model=size["context"], **of_t5)),
-        }
-        for name, width in zip(("text_encoder", "text_encoder_2"), size["clip"], strict=True):
-            config = CLIPTextConfig(hidden_size=width, projection_dim=width, intermediate_size=width, **of_clip)
+        made = {"transformer": SD3Transformer2DModel(**of_transformer), "vae": AutoencoderKL(**of_vae)}
+        for name, d in zip(("text_encoder", "text_encoder_2"), size["clip"], strict=True):
+            config = CLIPTextConfig(hidden_size=d, projection_dim=d, intermediate_size=d, **of_clip)
             made[name] = CLIPTextModelWithProjection(config)
+        made["text_encoder_3"] = T5EncoderModel(T5Config(**of_t5))
     made = {name: module.to(dtype).eval().requires_grad_(False) for name, module in made.items()}
-    tokenizers = {name: getattr(words, name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")}
-    pipeline = StableDiffusion3Pipeline(**made, **tokenizers, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    made |= {name: getattr(words, name) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")}
+    pipeline = StableDiffusion3Pipeline(**made, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def timed(function: Callable[[], object], device: str, warm: bool = True) -> dict:
-    """{seconds, peak_gib} of a call, after another that is not timed."""
-    if warm:
-        function()
-    if device == "cuda":
+def timed(function: Callable[[], object]) -> dict:
+    """{seconds, peak_gib} of a call; the memory is None without an accelerator."""
+    cuda = torch.cuda.is_available()
+    if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     function()
-    if device == "cuda":
+    if cuda:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
-    return {"seconds": round(seconds, 3), "peak_gib": round(peak, 2)}
+    seconds = round(time.perf_counter() - start, 3)
+    return {"seconds": seconds, "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None}
 
 
-def drawing(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict, device: str) -> dict:
-    """Evaluations and the pipeline's own call, by side."""
+def drawing(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """Evaluations and the pipeline's own call, at both image sizes."""
     found = {}
-    for side in size["sides"]:
+    for side, several in zip((size["large"], size["small"]), size["rows"], strict=True):
         field = PipelineField(pipeline, prompts, height=side, width=side)
-        for rows in size["rows"][side]:
-            x, t = field.noise(range(rows)), torch.full((rows,), 0.5)
-            labels = torch.zeros(rows, dtype=torch.long)
-            with torch.no_grad():
-                row = timed(lambda field=field, x=x, t=t, labels=labels: [field(x, t, labels) for _ in range(4)], device)
-            found[f"evaluations, {side} pixels, {rows} rows"] = row | {"a_second": round(4 * rows / row["seconds"], 2)}
-        images = size["rows"][side][0]
-        asked = {"num_images_per_prompt": images, "num_inference_steps": size["steps"], "guidance_scale": 4.5}
-        row = timed(
-            lambda side=side, asked=asked: pipeline(prompts[0], height=side, width=side, **asked), device, warm=False
-        )
-        found[f"own call, {side} pixels"] = row | {"images_an_hour": round(3600 * images / row["seconds"], 1)}
+        for n in several:
+            x, t, labels = field.noise(range(n)), torch.full((n,), 0.5), torch.zeros(n, dtype=torch.long)
+
+            @torch.no_grad()
+            def evaluate(field: PipelineField = field, arguments: tuple = (x, t, labels)) -> None:
+                for _ in range(4):
+                    field(*arguments)
+
+            evaluate()  # warms up
+            row = timed(evaluate)
+            found[f"evaluations, {side} pixels, {n} rows"] = row | {"a_second": round(4 * n / row["seconds"], 2)}
+        asked = {"num_images_per_prompt": several[0], "num_inference_steps": size["steps"], "guidance_scale": GUIDANCE}
+        row = timed(lambda side=side, asked=asked: pipeline(prompts[0], height=side, width=side, **asked))
+        found[f"own call, {side} pixels"] = row | {"images_an_hour": round(3600 * several[0] / row["seconds"], 1)}
     return found
 
 
-def selecting(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict, device: str) -> dict:
-    """`rfmi.select` of one prompt at the pipeline's own size, whole and pruned."""
-    found, candidates = {}, size["candidates"]
+def selecting(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """`rfmi.select` of one prompt's smaller images."""
+    found, asked = {}, {"candidates": size["candidates"], "steps": size["steps"], "guidance": GUIDANCE}
     for name, pruned in (("every candidate finished", False), ("pruned", True)):
         with TemporaryDirectory() as folder:
-            options = {"candidates": candidates, "steps": size["steps"], "guidance": 4.5, "prune": pruned}
-            kept = []
-
-            def one(folder: str = folder, options: dict = options, kept: list = kept) -> None:
-                kept.append(rfmi.select(pipeline, prompts[:1], output=folder, **options))
-
-            row = timed(one, device, warm=False)
-            spent = float(kept[0].candidates.evaluations.sum())
-        found[f"select, {size['sides'][1]} pixels, {name}"] = row | {"evaluations": spent, "evaluations_a_second": round(spent / row["seconds"], 2)}
+            options = asked | {"output": folder, "prune": pruned}
+            row = timed(lambda options=options: rfmi.select(pipeline, prompts[:1], **options))
+            spent = float(rfmi.selection.read_selection(folder).candidates.evaluations.sum())
+        row |= {"evaluations": spent, "evaluations_a_second": round(spent / row["seconds"], 2)}
+        found[f"select, {size['small']} pixels, {name}"] = row
     return found
 
 
-def training(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict, device: str) -> dict:
-    """A step of `rfmi.finetune` on verdicts of images drawn with guidance: bfloat16, gradient checkpointing."""
-    side = size["sides"][0]
+def training(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """A step of `rfmi.finetune` on the verdicts of larger images: bfloat16, gradient checkpointing."""
+    side, n = size["large"], size["batch"]
     field = PipelineField(pipeline, prompts[:2], height=side, width=side)
-    n = size["batch"]
     latents = torch.randn(2 * n, *field.shape, generator=torch.Generator().manual_seed(0))
     numbers = torch.arange(2).repeat_interleave(n)
-    table = pd.DataFrame({"prompt_id": numbers, "prompt": [prompts[i] for i in numbers], "seed": range(2 * n)})
-    table["rank"] = list(range(n)) * 2
-    table = table.assign(fate="kept", score=torch.randn(2 * n, generator=torch.Generator().manual_seed(1)).numpy())
-    selection = Selection(Path("none"), table, latents, numbers, field.conditioning.to("cpu"))
+    scores = torch.randn(2 * n, generator=torch.Generator().manual_seed(1))
+    columns = {"prompt_id": numbers, "prompt": [prompts[i] for i in numbers], "seed": range(2 * n), "score": scores}
+    table = pd.DataFrame(columns | {"rank": [*range(n)] * 2, "fate": "kept"})
+    selection, seconds = Selection(Path("none"), table, latents, numbers, field.conditioning.to("cpu")), {}
     pipeline.transformer.enable_gradient_checkpointing()
-    found = {}
-    for steps in (1, 4):  # the difference is that of three steps
-        settings = FinetuningSettings(steps=steps, batch=n, rank=32, guidance=4.5, mixed_precision="bf16")
+    for steps in (1, 4):  # the difference is three steps
+        settings = FinetuningSettings(steps=steps, batch=n, rank=32, mixed_precision="bf16")
         with TemporaryDirectory() as folder:
             options = {"output": f"{folder}/lora", "settings": settings, "hold_out": None}
-            run = lambda options=options: rfmi.finetune(pipeline, selection, **options)  # noqa: E731
-            found[steps] = timed(run, device, warm=False)
+            row = timed(lambda options=options: rfmi.finetune(pipeline, selection, **options))
+        seconds[steps] = row["seconds"]
     pipeline.transformer.disable_gradient_checkpointing()
-    seconds = (found[4]["seconds"] - found[1]["seconds"]) / 3
-    return {f"training step, {side} pixels": {"seconds": round(seconds, 3), "peak_gib": found[4]["peak_gib"], "images": n}}
+    row |= {"seconds": round((seconds[4] - seconds[1]) / 3, 3), "images": n}
+    return {f"training step, {side} pixels": row}
 
 
-def published(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict, device: str) -> dict:
-    """The path score of one image of 512 pixels in float32, 50 steps, as the published procedure draws it."""
-    side, steps = size["sides"][1], 50 if device == "cuda" else size["steps"]
+def published(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
+    """One smaller image with its published path score, in float32 as the published procedure draws it."""
     pipeline.transformer.float()
-    field = PipelineField(pipeline, prompts[:1], height=side, width=side)
-    arguments = {"times": field.times(steps), "guidance": 4.5}
-    run = lambda: path_scores(field, field.noise([0]), torch.zeros(1, dtype=torch.long), **arguments)  # noqa: E731
-    row = timed(run, device, warm=False)
-    return {f"published path score, float32, {side} pixels": row | {"evaluations": 2 * steps}}
+    field = PipelineField(pipeline, prompts[:1])
+    arguments = {"times": field.times(size["path"]), "guidance": GUIDANCE}
+    row = timed(lambda: path_scores(field, field.noise([0]), torch.zeros(1, dtype=torch.long), **arguments))
+    return {f"published path score, float32, {size['small']} pixels": row | {"evaluations": 2 * size["path"]}}
 
 
-def main() -> None:
-    """Time it all, one part after the other; what a part gave is written at once."""
+def main(arguments: list[str] | None = None) -> None:
+    """Time it all, one part after the other."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    size, device = SMALL if arguments.small else FULL, "cuda" if torch.cuda.is_available() else "cpu"
+    asked = parser.parse_args(arguments)
+    size, device = SMALL if asked.small else FULL, "cuda" if torch.cuda.is_available() else "cpu"
     card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     prompts = list(load_world("shapes").prompts("color"))[:4]
     torch.manual_seed(0)
@@ -186,11 +159,8 @@ def main() -> None:
     record = {"device": card, "versions": versions(), "transformer_parameters": parameters, "measured": {}}
     for part in (drawing, selecting, training, published):
         start = time.perf_counter()
-        try:
-            record["measured"] |= part(pipeline, prompts, size, device)
-        except (RuntimeError, ValueError, MemoryError) as error:
-            record["measured"][part.__name__] = {"failed": str(error)[:300]}
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record["measured"] |= part(pipeline, prompts, size)
+        asked.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
