@@ -42,13 +42,8 @@ def benchmark_rows():
 
 
 def gain_rows():
-    found = results("evaluation")
-    for name, aligned in found["alignment"].items():
-        if "round" in name:
-            continue
-        low, high = found["alignment_interval"][name]
-        gain = points(found["gains"][name]) if name in found["gains"] else ""
-        yield f"| `{name}` | {NEEDS.get(name, 'nothing')} | {aligned:.1%} ({low:.1%} to {high:.1%}) | {gain} |"
+    for name, gain in results("evaluation")["gains"].items():
+        yield f"| `{name}` | {NEEDS.get(name, 'nothing')} | {points(gain)} |"
 
 
 def answers():
@@ -63,8 +58,10 @@ def answers():
     yield f"{scores['top1'][best]:.1%} ({low:.1%} to {high:.1%}) of prompts"
     yield f"a random one in {scores['top1']['random']:.1%}"
     yield f"the published score's in {scores['top1']['published_path']:.1%}"
-    gain = results("evaluation")["gain"]
-    yield f"{points(gain).replace(' (', ' points (')} more of its images"
+    found = results("evaluation")
+    for gain in (found["best_against_best"], found["gains"]["judge"], found["by_guidance"]["1"]["gain"]):
+        yield points(gain).replace(" (", " points (")
+    yield f"{world['at_best_guidance']['mean']:.0%} at its best guidance of {world['best_guidance']:g}"
 
 
 @pytest.mark.parametrize("rows", [benchmark_rows, gain_rows, answers])
