@@ -23,7 +23,7 @@ def pipeline():
 def errors_of(signal):
     """Errors (prompts, branches, images, levels, noises) in which failures differ by `signal` alone, by branch, level."""
     generator = torch.Generator().manual_seed(0)
-    errors = torch.randn(PROMPTS, 2, 2 * IMAGES, len(LEVELS), NOISES, generator=generator, dtype=torch.float64) + 10
+    errors = torch.randn(PROMPTS, 3, 2 * IMAGES, len(LEVELS), NOISES, generator=generator, dtype=torch.float64) + 10
     for (branch, level), more in signal.items():
         errors[:, branch, IMAGES:, LEVELS.index(level)] += more
     return errors
@@ -34,6 +34,7 @@ def errors_of(signal):
     [
         (0, 3.0, 0.8, {"likelihood"}),
         (1, -3.0, 0.6, {"information", "information_and_likelihood"}),
+        (2, 3.0, 0.4, {"guided_likelihood"}),
     ],
 )
 def test_what_tells_failures_is_proposed(branch, more, level, forms):

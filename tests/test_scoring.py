@@ -1,5 +1,7 @@
 """Scores without a trajectory, against closed forms and the estimators, and as functions of image, prompt and seed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
@@ -88,6 +90,33 @@ def test_information_and_likelihood_is_their_sum(mixture, pairs):
     torch.testing.assert_close(twice.values, 2 * likelihood.values)
     torch.testing.assert_close(both.values, information.values + likelihood.values)
     assert both.evaluations == information.evaluations == 2 * likelihood.evaluations
+
+
+def test_a_guided_likelihood_is_that_of_the_field_which_draws_with_guidance(mixture, pairs):
+    x, labels = pairs
+    levels, scale = (0.5, 0.8), 1.7
+    method = Method(null=False, likelihood=2.0, sigmas=levels, noises=2, guidance=scale)
+    found = re_noising_scores(mixture, x, labels, method, seed=3)
+    noise = torch.randn(2, 2, generator=torch.Generator().manual_seed(STREAM + 3)).double()
+    expected = torch.zeros(40, dtype=torch.float64)
+    for j, sigma in enumerate(levels):
+        for eps in (noise[j], -noise[j]):
+            x_t, t = (1 - sigma) * x + sigma * eps, torch.full((40,), 1 - sigma, dtype=torch.float64)
+            null = mixture.field(x_t, t, None)
+            u = null + scale * (mixture.field(x_t, t, labels) - null)
+            expected -= 2.0 * (x - eps - u).square().sum(1) / 4
+    torch.testing.assert_close(found.values, expected)
+    assert found.evaluations == method.evaluations * 40 == 40 * 2 * 2 * 2
+    both = replace(method, null=True)
+    information = replace(method, null=True, likelihood=0.0, guidance=1.0)
+    sum_of_both = re_noising_scores(mixture, x, labels, information, seed=3).values + expected
+    torch.testing.assert_close(re_noising_scores(mixture, x, labels, both, seed=3).values, sum_of_both)
+
+
+@pytest.mark.parametrize("options", [{"guidance": 0.0}, {"guidance": 2.0, "likelihood": 0.0}, {"guidance": float("nan")}])
+def test_a_guidance_without_a_likelihood_is_refused(options):
+    with pytest.raises(ValueError, match="take a guidance above 0, and a likelihood above 0"):
+        Method(**{"likelihood": 1.0} | options)
 
 
 def test_exact_weights_of_a_band_are_the_integral_over_it():

@@ -26,10 +26,12 @@ from rfmi.scoring.re_noising import nearest_prompts, re_noising_errors, scores_o
 from rfmi.statistics import bootstrap_mean
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+GUIDED = 1.5  # the guidance of the field whose likelihood is one of the forms
 FORMS = {
     "information": Method(),
     "likelihood": Method(null=False, likelihood=1.0),
     "information_and_likelihood": Method(likelihood=1.0),
+    "guided_likelihood": Method(null=False, likelihood=1.0, guidance=GUIDED),
 }
 BEGUN_AS = 2  # of how many nearest prompts the failures of one are begun
 BANDS = [(first, last) for first in range(9) for last in range(first + 2, min(first + 5, 9))]  # of 3 to 5 levels
@@ -95,7 +97,7 @@ def choose_score(
             _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
         ])
         levels = 1 - torch.tensor(LEVELS, dtype=torch.float64)
-        errors = re_noising_errors(field, x, [labels, None], times=levels, noises=noises, seed=first)
+        errors = re_noising_errors(field, x, [labels, None], times=levels, noises=noises, seed=first, guidance=GUIDED)
         write_tensors(units[i], {"errors": errors.cpu()})
     errors = torch.stack([read_tensors(path)[0]["errors"] for path in units.values()])
     return choice_of(errors, noises, seed)
@@ -112,11 +114,11 @@ def _changed(
 
 def choice_of(errors: Tensor, noises: int, seed: int) -> Choice:
     """The choice from e (prompts, branches, images, levels, noises): own images first, as many failures after them;
-    branches: the prompt, null."""
+    branches: the prompt, null, the guided field."""
     half, rows, scores = errors.shape[2] // 2, [], []
     truth = np.repeat([1, 0], half)
     for form, method in FORMS.items():
-        of_form = [0, 1] if method.null else [0]
+        of_form = [0, *([1] if method.asks_null else []), *([2] if method.guidance != 1 else [])]
         for first, last in BANDS:
             band = replace(method, sigmas=LEVELS[first : last + 1], noises=noises, weights="exact")
             found = [scores_of(each[of_form][:, :, first : last + 1], band).values for each in errors]

@@ -7,7 +7,9 @@ With S(.) = -log p(x|.), up to a constant, a score is, of an image x and its pro
 where the y_k are what the prompt is held against: nothing at all (the null branch), other prompts, or both. Against the
 null it is information; against prompts that differ in one thing it asks about that thing, and the one that fits best
 counts, since the mean of likelihoods is close to their largest. With nothing to be held against, lambda log p(x|y) is
-left.
+left. Whoever draws with guidance draws from another model than p(x|y), and lambda log p(x|y) may be that one's: the
+error of the guided field u(.) + g (u(.|y) - u(.)) takes the place of the prompt's. It asks the network for nothing more
+than information does, and is likelihood for g = 1.
 
 Exact weights are Gauss-Legendre's times t/(1-t), so that S is an integral over t in nats. Over a band of noise levels
 sigma = 1 - t they are t/(1-t) times the levels' distance: the part of that integral which lies in the band. Even
@@ -48,6 +50,7 @@ class Method:
     noises: draws of eps at each, one or an even number, since they come in pairs of opposite sign; from four on scores
         have a standard error.
     weights: of the levels, "even", or "exact" for evenly spaced ones.
+    guidance: g of the field whose likelihood is taken, 1 for the prompt's own.
     Raises ValueError for anything else, for exact weights of fewer than two levels, and for a score of nothing.
     """
 
@@ -58,6 +61,7 @@ class Method:
     nodes: int = 10
     noises: int = 4
     weights: str = "even"
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.weights not in ("even", "exact") or (self.weights == "exact" and len(self.sigmas) == 1):
@@ -66,6 +70,9 @@ class Method:
         if not isinstance(self.prompts, int) or self.prompts < 0 or not 0 <= self.likelihood < float("inf"):
             asked = f"prompts is {self.prompts!r} and likelihood {self.likelihood!r}"
             raise ValueError(f"{asked}; take a whole number, and a number, of 0 or more")
+        if not 0 < self.guidance < float("inf") or (self.guidance != 1 and not self.likelihood):
+            asked = f"guidance is {self.guidance!r} and likelihood {self.likelihood!r}"
+            raise ValueError(f"{asked}; take a guidance above 0, and a likelihood above 0 where it is not 1")
         if not (self.null or self.prompts or self.likelihood):
             raise ValueError("a prompt is held against nothing, and its likelihood weighs 0; ask for one of them")
         if not all(0 < sigma <= 1 for sigma in self.sigmas) or self.nodes < 1:
@@ -84,7 +91,8 @@ class Method:
         return t, torch.full_like(t, 1 / len(t))
 
     def branches(self, labels: Tensor, others: Tensor | None) -> list[Tensor | None]:
-        """The conditions whose errors are asked for, the prompt's own first: labels (n,), or None for the null branch.
+        """The conditions whose errors are asked for, the prompt's own first and the null branch, None, second, where it
+        is held against it or the likelihood is a guided field's; labels (n,).
 
         others: (n, prompts) labels of other prompts. Raises ValueError where they are asked for and not given, or the
         reverse, or are of another number.
@@ -92,12 +100,17 @@ class Method:
         given = 0 if others is None else others.shape[1]
         if given != self.prompts:
             raise ValueError(f"the method holds a prompt against {self.prompts} others and {given} were given")
-        return [labels, *([None] if self.null else []), *([] if others is None else others.unbind(1))]
+        return [labels, *([None] if self.asks_null else []), *([] if others is None else others.unbind(1))]
+
+    @property
+    def asks_null(self) -> bool:
+        """Whether the null branch is asked for."""
+        return self.null or self.guidance != 1
 
     @property
     def evaluations(self) -> int:
         """Network evaluations a sample."""
-        return (len(self.sigmas) or self.nodes) * self.noises * (1 + self.null + self.prompts)
+        return (len(self.sigmas) or self.nodes) * self.noises * (1 + self.asks_null + self.prompts)
 
 
 HIGH_NOISE = (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
@@ -113,6 +126,7 @@ METHODS = {
     "conditional_loss": Method(null=False, likelihood=1.0, sigmas=EVEN),
     "conditional_loss_middle": Method(null=False, likelihood=1.0, **_MIDDLE),
     "information_and_likelihood": Method(likelihood=1.0, **_MIDDLE),
+    "guided_likelihood": Method(null=False, likelihood=1.0, guidance=1.5, **_MIDDLE),
     "against_prompts": Method(null=False, prompts=2, **_MIDDLE),
 }
 

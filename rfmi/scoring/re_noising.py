@@ -24,7 +24,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.nn import functional
 
-from rfmi.fields import interpolate
+from rfmi.fields import guided, interpolate
 from rfmi.pipelines import PipelineField
 from rfmi.scoring.methods import DEFAULT_METHOD, Method, method_named
 
@@ -99,7 +99,7 @@ def re_noising_scores(
     """
     before, (times, _) = field.evaluations, method.times_and_weights()
     options = {"times": times, "noises": method.noises, "seed": seed, "batch": batch}
-    errors = re_noising_errors(field, x, method.branches(labels, others), **options)
+    errors = re_noising_errors(field, x, method.branches(labels, others), guidance=method.guidance, **options)
     return scores_of(errors, method, field.evaluations - before)
 
 
@@ -118,9 +118,11 @@ def re_noising_errors(
     times: Tensor,
     noises: int | range,
     seed: int,
+    guidance: float = 1.0,
     batch: int = 32,
 ) -> Tensor:
-    """e(.) of several conditions on the same noises, (branches, n, levels, noises), float64.
+    """e(.) of several conditions on the same noises, (branches, n, levels, noises), float64, and last, where guidance
+    is not 1, that of the field guided from the second branch to the first.
 
     x: (n, *) samples. branches: labels (n,), or None for the null branch.
     noises: how many, in turn eps and -eps, or which of them, from a pair on.
@@ -131,25 +133,31 @@ def re_noising_errors(
     parts = []
     for part in torch.arange(len(x)).split(batch):
         conditions = [None if labels is None else labels[part] for labels in branches]
-        errors = x.new_zeros(len(branches), len(part), *noise.shape[:2], dtype=torch.float64)
+        rows = len(branches) + (guidance != 1)
+        errors = x.new_zeros(rows, len(part), *noise.shape[:2], dtype=torch.float64)
         for j, t in enumerate(times):
             for k, eps in enumerate(noise[j]):
                 x_t, v = interpolate(x[part], eps, t), (x[part] - eps).double()
-                for b, u in enumerate(field.velocities(x_t, t.expand(len(part)), conditions)):
+                velocities = field.velocities(x_t, t.expand(len(part)), conditions)
+                if guidance != 1:
+                    velocities.append(guided(*velocities[:2], guidance))
+                for b, u in enumerate(velocities):
                     errors[b, :, j, k] = (v - u.double()).square().flatten(1).sum(1)
         parts.append(errors)
     return torch.cat(parts, 1)
 
 
 def scores_of(errors: Tensor, method: Method, evaluations: int = 0) -> Scores:
-    """Scores from e (branches, n, levels, noises), the prompt's own branch first; standard errors from two pairs on, or
+    """Scores from e (branches, n, levels, noises), as `re_noising_errors` gives them; standard errors from two pairs on, or
     else NaN.
 
     The standard error is that of the score with each other branch's share in the mean of likelihoods held fixed.
     """
     weights = method.times_and_weights()[1].to(errors.device)
     own, *others = (errors * weights[:, None]).sum(2)  # (n, noises)
-    draws = -(method.likelihood + bool(others)) * own
+    of_likelihood = others.pop() if method.guidance != 1 else own
+    others = others[method.asks_null and not method.null :]
+    draws = -method.likelihood * of_likelihood - bool(others) * own
     values = draws.mean(1)
     if others:
         held = torch.stack(others)

@@ -207,7 +207,8 @@ class _Prompt:
         others = self.others.expand(len(rows), -1) if method.prompts else None
         branches, (times, _) = method.branches(self.labels[rows], others), method.times_and_weights()
         with self.spending(rows):
-            return re_noising_errors(self.flow, x, branches, times=times, noises=noises, seed=seed)
+            options = {"times": times, "noises": noises, "seed": seed, "guidance": method.guidance}
+            return re_noising_errors(self.flow, x, branches, **options)
 
 
 def _scores(errors: Tensor, method: Method, label: int) -> Scores:
