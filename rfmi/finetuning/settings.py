@@ -25,9 +25,9 @@ class FinetuningSettings:
     dora: weights split into direction and magnitude (arXiv 2402.09353).
     targets: ends of the names of the layers that are adapted, None for the family's attention projections.
     noise_level: mean and deviation of logit(sigma).
-    weighting: `verdict`: an image fails whose score is more than `failing` deviations below the upper quartile of its
-        prompt's, and advantages are made of 1 and 0. `advantage`: they are made of the scores themselves. `top`: all
-        images alike, by flow matching, as published.
+    weighting: `advantage`: advantages are made of the scores themselves. `verdict`: of 1 and 0, an image failing whose
+        score is more than `failing` deviations below the upper quartile of its prompt's. `top`: all images alike, by flow
+        matching, as published.
     temperature: advantages are deviations from the prompt's mean over this.
     failing: of `verdict`, in deviations within prompts.
     largest_deviation: advantages are cut there, in deviations within prompts, and centred again; scores have long
@@ -52,7 +52,7 @@ class FinetuningSettings:
     dora: bool = False
     targets: tuple[str, ...] | None = None
     noise_level: tuple[float, float] = (0.0, 0.5)
-    weighting: str = "verdict"
+    weighting: str = "advantage"
     temperature: float = 0.3
     failing: float = 1.2
     largest_deviation: float = 1.0

@@ -60,7 +60,7 @@ def finetune(
     output: str | Path,
     by: str = "score",
     settings: FinetuningSettings = DEFAULTS,
-    hold_out: int | None = 16,
+    hold_out: int | None = None,
     start: str | Path | None = None,
     device: torch.device | str | None = None,
 ) -> Finetuned:
@@ -70,8 +70,8 @@ def finetune(
     selection: a finished selection, or its folder; neither text encoders nor autoencoder are used.
     output: a folder of its own. A killed call goes on at its last checkpoint, a finished one is only read.
     by: the column of the selection that says how good each image is, the larger the better.
-    settings: by default, learn from which images fail; `PAPER` has the published ones.
-    hold_out: one prompt in so many is kept for the early choice; None, or more than there are, for none.
+    settings: by default, learn from all images by their scores; `PAPER` has the published ones.
+    hold_out: one prompt in so many is kept for an early choice of the weights; None, or more than there are, for none.
     start: the folder of a LoRA to go on from, as a second round does; what is learned is held against the model with
         it, which drew the images.
     device: where to train, None where the pipeline is; processes of `accelerate launch` each take their own.
