@@ -844,4 +844,4 @@ def test_the_settings_of_the_paper_are_what_was_published():
     assert (PAPER.learning_rate, PAPER.weight_decay, PAPER.largest_gradient_norm) == (5e-6, 1e-4, 5e-3)
     assert (PAPER.noise_level, PAPER.targets, PAPER.weighting) == ((0.0, 1.0), None, "top")
     assert [PAPER.rate(step) for step in (0, 199, 399, 1999)] == pytest.approx([1 / 400, 0.5, 1, 1])
-    assert FinetuningSettings().weighting == "verdict"
+    assert FinetuningSettings().weighting == "advantage"

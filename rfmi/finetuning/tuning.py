@@ -1,7 +1,8 @@
 """`rfmi.finetune`: a pipeline, a selection of its own images, and a LoRA that makes it draw more like the good ones.
 
-No judge and no other model has a say: one prompt in a few is held out, the loss of its images is looked at, on the same
-noise, while training, and the average of the weights with the best value is saved. The folder that it is written to:
+No judge and no other model has a say. With `hold_out`, one prompt in a few is kept back, the loss of its images is
+looked at, on the same noise, while training, and the average of the weights with the best value is saved; without, the
+last one is. The folder that it is written to:
 
     pytorch_lora_weights.safetensors   the adapter, for `pipeline.load_lora_weights(folder)`
     README.md                          the model card
