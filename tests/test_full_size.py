@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lab.benchmarks import full_size
-from lab.paths import data_folder, repository_root
+from lab.paths import data_folder
 
 
 def record():
@@ -33,13 +33,3 @@ def test_the_record_is_of_the_published_architecture():
             assert row["a_second"] == pytest.approx(4 * rows / row["seconds"], rel=2e-3)
         if "evaluations_a_second" in row:
             assert row["evaluations_a_second"] == pytest.approx(row["evaluations"] / row["seconds"], rel=2e-3)
-
-
-def test_the_readme_says_what_the_record_holds():
-    text, found = (repository_root() / "README.md").read_text(encoding="utf-8"), record()["measured"]
-    for side in (1024, 512):
-        assert f"{found[f'own call, {side} pixels']['images_an_hour']:,.0f}" in text
-    for name in ("select, 512 pixels, every candidate finished", "select, 512 pixels, pruned"):
-        assert f"{found[name]['seconds']:.1f} s" in text
-    step = found["training step, 1024 pixels"]
-    assert f"{step['seconds']:.1f} s and {step['peak_gib']:.1f} GiB" in text

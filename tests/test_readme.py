@@ -64,7 +64,18 @@ def answers():
     yield f"{world['at_best_guidance']['mean']:.0%} at its best guidance of {world['best_guidance']:g}"
 
 
-@pytest.mark.parametrize("rows", [benchmark_rows, gain_rows, answers])
+def full_size():
+    path = data_folder() / "recorded" / "full_size_h100.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["measured"]
+    for side in (1024, 512):
+        yield f"{found[f'own call, {side} pixels']['images_an_hour']:,.0f}"
+    for name in ("every candidate finished", "pruned"):
+        yield f"{found[f'select, 512 pixels, {name}']['seconds']:.1f} s"
+    step = found["training step, 1024 pixels"]
+    yield f"{step['seconds']:.1f} s and {step['peak_gib']:.1f} GiB"
+
+
+@pytest.mark.parametrize("rows", [benchmark_rows, gain_rows, answers, full_size])
 def test_its_figures_are_those_of_the_report(rows):
     text = " ".join(readme().split())
     assert [row for row in rows() if " ".join(row.split()) not in text] == []

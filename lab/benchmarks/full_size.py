@@ -10,24 +10,27 @@ the size, for a test on a processor. What one part gave is written before the ne
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import pandas as pd
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 import rfmi
+from lab.benchmarks.finetuning_speed import our_loop, seconds_of
 from lab.worlds import load_world
 from rfmi.finetuning import FinetuningSettings
+from rfmi.finetuning.pairs import Pairs
 from rfmi.pipelines import PipelineField
 from rfmi.runs import versions
 from rfmi.sampling import path_scores
-from rfmi.selection import Selection
 
 FULL = {"heads": 24, "layers": 24, "dual": 13, "context": 4096, "large": 1024, "small": 512, "clip": (768, 1280)}
 FULL |= {"vae": (128, 256, 512, 512), "rows": ((2, 8), (8, 32)), "candidates": 8, "batch": 16, "steps": 28, "path": 50}
@@ -64,18 +67,26 @@ def build(size: dict, device: str, dtype: torch.dtype) -> StableDiffusion3Pipeli
     return pipeline
 
 
-def timed(function: Callable[[], object]) -> dict:
-    """{seconds, peak_gib} of a call; the memory is None without an accelerator."""
+def timed(function: Callable, *arguments: object, **options: object) -> tuple[dict, Any]:
+    """({seconds, peak_gib}, what the call gave); the memory is None without an accelerator."""
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    function()
+    given = function(*arguments, **options)
     if cuda:
         torch.cuda.synchronize()
     seconds = round(time.perf_counter() - start, 3)
-    return {"seconds": seconds, "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None}
+    peak = round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None
+    return {"seconds": seconds, "peak_gib": peak}, given
+
+
+@torch.no_grad()
+def four_evaluations(field: PipelineField, x: Tensor, t: Tensor, labels: Tensor) -> None:
+    """Four forward passes, one after the other."""
+    for _ in range(4):
+        field(x, t, labels)
 
 
 def drawing(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
@@ -84,64 +95,54 @@ def drawing(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) 
     for side, several in zip((size["large"], size["small"]), size["rows"], strict=True):
         field = PipelineField(pipeline, prompts, height=side, width=side)
         for n in several:
-            x, t, labels = field.noise(range(n)), torch.full((n,), 0.5), torch.zeros(n, dtype=torch.long)
-
-            @torch.no_grad()
-            def evaluate(field: PipelineField = field, arguments: tuple = (x, t, labels)) -> None:
-                for _ in range(4):
-                    field(*arguments)
-
-            evaluate()  # warms up
-            row = timed(evaluate)
+            batch = field.noise(range(n)), torch.full((n,), 0.5), torch.zeros(n, dtype=torch.long)
+            four_evaluations(field, *batch)  # warms up
+            row, _ = timed(four_evaluations, field, *batch)
             found[f"evaluations, {side} pixels, {n} rows"] = row | {"a_second": round(4 * n / row["seconds"], 2)}
-        asked = {"num_images_per_prompt": several[0], "num_inference_steps": size["steps"], "guidance_scale": GUIDANCE}
-        row = timed(lambda side=side, asked=asked: pipeline(prompts[0], height=side, width=side, **asked))
+        options = {"num_images_per_prompt": several[0], "num_inference_steps": size["steps"]}
+        options |= {"height": side, "width": side, "guidance_scale": GUIDANCE}
+        row, _ = timed(pipeline, prompts[0], **options)
         found[f"own call, {side} pixels"] = row | {"images_an_hour": round(3600 * several[0] / row["seconds"], 1)}
     return found
 
 
 def selecting(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
     """`rfmi.select` of one prompt's smaller images."""
-    found, asked = {}, {"candidates": size["candidates"], "steps": size["steps"], "guidance": GUIDANCE}
+    found, options = {}, {"candidates": size["candidates"], "steps": size["steps"], "guidance": GUIDANCE}
     for name, pruned in (("every candidate finished", False), ("pruned", True)):
         with TemporaryDirectory() as folder:
-            options = asked | {"output": folder, "prune": pruned}
-            row = timed(lambda options=options: rfmi.select(pipeline, prompts[:1], **options))
-            spent = float(rfmi.selection.read_selection(folder).candidates.evaluations.sum())
+            row, selection = timed(rfmi.select, pipeline, prompts[:1], output=folder, prune=pruned, **options)
+        spent = float(selection.candidates.evaluations.sum())
         row |= {"evaluations": spent, "evaluations_a_second": round(spent / row["seconds"], 2)}
         found[f"select, {size['small']} pixels, {name}"] = row
     return found
 
 
 def training(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
-    """A step of `rfmi.finetune` on the verdicts of larger images: bfloat16, gradient checkpointing."""
+    """A step of `rfmi.finetune`'s own loop on larger images, half of them failing: bfloat16, gradient checkpointing."""
     side, n = size["large"], size["batch"]
     field = PipelineField(pipeline, prompts[:2], height=side, width=side)
     latents = torch.randn(2 * n, *field.shape, generator=torch.Generator().manual_seed(0))
-    numbers = torch.arange(2).repeat_interleave(n)
-    scores = torch.randn(2 * n, generator=torch.Generator().manual_seed(1))
-    columns = {"prompt_id": numbers, "prompt": [prompts[i] for i in numbers], "seed": range(2 * n), "score": scores}
-    table = pd.DataFrame(columns | {"rank": [*range(n)] * 2, "fate": "kept"})
-    selection, seconds = Selection(Path("none"), table, latents, numbers, field.conditioning.to("cpu")), {}
+    rows, advantages = torch.arange(2).repeat_interleave(n), torch.tensor([1.0, -1.0]).repeat(n)
+    pairs = Pairs(latents, rows, field.conditioning.to("cpu"), advantages)
+    settings = FinetuningSettings(batch=n, rank=32, mixed_precision="bf16", checkpoint_seconds=math.inf)
     pipeline.transformer.enable_gradient_checkpointing()
-    for steps in (1, 4):  # the difference is three steps
-        settings = FinetuningSettings(steps=steps, batch=n, rank=32, mixed_precision="bf16")
-        with TemporaryDirectory() as folder:
-            options = {"output": f"{folder}/lora", "settings": settings, "hold_out": None}
-            row = timed(lambda options=options: rfmi.finetune(pipeline, selection, **options))
-        seconds[steps] = row["seconds"]
+    with TemporaryDirectory() as folder:
+        losses = our_loop(pipeline, pairs, settings, Path(folder))
+        seconds_of(losses, 1)  # warms up
+        row, _ = timed(seconds_of, losses, 3)
+        losses.close()
     pipeline.transformer.disable_gradient_checkpointing()
-    row |= {"seconds": round((seconds[4] - seconds[1]) / 3, 3), "images": n}
-    return {f"training step, {side} pixels": row}
+    return {f"training step, {side} pixels": row | {"seconds": round(row["seconds"] / 3, 3), "images": n}}
 
 
 def published(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict) -> dict:
     """One smaller image with its published path score, in float32 as the published procedure draws it."""
     pipeline.transformer.float()
     field = PipelineField(pipeline, prompts[:1])
-    arguments = {"times": field.times(size["path"]), "guidance": GUIDANCE}
-    row = timed(lambda: path_scores(field, field.noise([0]), torch.zeros(1, dtype=torch.long), **arguments))
-    return {f"published path score, float32, {size['small']} pixels": row | {"evaluations": 2 * size["path"]}}
+    noise, label, times = field.noise([0]), torch.zeros(1, dtype=torch.long), field.times(size["path"])
+    row, scores = timed(path_scores, field, noise, label, times=times, guidance=GUIDANCE)
+    return {f"published path score, float32, {size['small']} pixels": row | {"evaluations": scores.evaluations}}
 
 
 def main(arguments: list[str] | None = None) -> None:
