@@ -43,7 +43,7 @@ def benchmark_rows():
 
 
 def gain_rows():
-    for name, gain in results("evaluation")["gains"].items():
+    for name, gain in results("evaluation")["gains_on_few_images"].items():
         yield f"| `{name}` | {NEEDS.get(name, 'nothing')} | {points(gain)} |"
 
 
@@ -59,7 +59,7 @@ def answers():
     yield f"a random one in {scores['top1']['random']:.1%}"
     yield f"the published score's in {scores['top1']['published_path']:.1%}"
     found = results("evaluation")
-    for gain in (found["best_against_best"], found["gains"]["judge"], found["by_guidance"]["1"]["gain"]):
+    for gain in (found["best_against_best"], found["gain"], found["gain_of_judge"], found["by_guidance"]["1"]["gain"]):
         yield points(gain).replace(" (", " points (")
     yield f"{world['at_best_guidance']['mean']:.0%} at its best guidance of {world['best_guidance']:g}"
 
