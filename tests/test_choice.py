@@ -90,6 +90,11 @@ def test_a_killed_choice_goes_on_and_a_finished_one_is_read(pipeline, tmp_path, 
         choose_score(pipeline, TEXTS, output=tmp_path / "b", **SMALL | {"guidance": 3.0})
 
 
+def test_of_two_prompts_each_ones_failures_are_begun_as_the_other(pipeline, tmp_path):
+    found = choose_score(pipeline, TEXTS[:2], output=tmp_path, **SMALL)
+    assert (found.table.n == 2).all() and found.table.value.between(0, 1).all()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -97,7 +102,7 @@ def test_a_killed_choice_goes_on_and_a_finished_one_is_read(pipeline, tmp_path, 
         ({"changed_at": 1.0}, "between 0 and 1"),
         ({"guidance": -1.0}, "guidance is -1"),
         ({"noises": 3}, "come in pairs"),
-        ({"prompts": TEXTS[:2]}, "have no 2 others"),
+        ({"prompts": TEXTS[:1]}, "have no 1 others"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, change, words):

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,6 @@ from lab.paths import cache_folder
 from lab.study.code import Meaning, canonical, digest
 from rfmi.runs import remove_leftovers, write_atomically
 
-warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)  # another one takes its place
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
 
 

@@ -69,7 +69,8 @@ def choose_score(
 
     pipeline, prompts: each prompt once; a few dozen of the kind that will be drawn.
     output: a folder of its own. A killed call goes on at the next prompt, a finished one is only read.
-    images: of each prompt, as many of its own as failures, which are begun as its two nearest prompts' in turn.
+    images: of each prompt, as many of its own as failures, which are begun as its two nearest prompts' in turn; of two
+        prompts, as the other's.
     changed_at: the noise level at which a failure, begun as another prompt's image, goes on as the prompt's own.
     noises: draws of eps at each of nine noise levels.
     guidance, steps, seed, negative_prompt: of the drawing. device, micro_batch: of `PipelineField`.
@@ -82,7 +83,7 @@ def choose_score(
         raise ValueError(f"images is {images} and changed_at {changed_at}; take 2 or more, and a level between 0 and 1")
     folder, options = Path(output), {"negative_prompt": negative_prompt, "device": own_device(device)}
     field = PipelineField(pipeline, prompts, micro_batch=micro_batch, **options)
-    nearest = nearest_prompts(field, BEGUN_AS)
+    nearest = nearest_prompts(field, max(1, min(BEGUN_AS, len(prompts) - 1)))
     asked = {"images": images, "guidance": guidance, "steps": steps, "changed_at": changed_at, "noises": noises}
     settings = asked | {"prompts": list(field.prompts), "negative_prompt": negative_prompt, "seed": seed}
     settings |= {"of": "choose_score", "weights": fingerprint(pipeline.transformer)}
