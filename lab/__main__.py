@@ -20,8 +20,11 @@ SUCCESS, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 SECONDS_A_CELL = 4 * 3600
 # MKL's results otherwise depend on where in memory an array happens to lie, so that a resumed run would differ in bits
 REPRODUCIBLE = {"MKL_CBWR": "AUTO"}
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in notebooks, unless set otherwise
-QUIET |= {"PYTHONWARNINGS": "ignore:A worker stopped while some jobs:UserWarning"}  # another one takes its place
+QUIET = {  # in notebooks, unless set otherwise
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore:A worker stopped while some jobs:UserWarning",  # another one takes its place
+}
 
 
 def check_writable(folder: Path, advice: str) -> None:

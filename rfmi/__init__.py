@@ -5,7 +5,7 @@
     score(pipeline, images, prompts)             how much of its prompt each image carries
     choose_score(pipeline, prompts, output=...)  which score tells its failures, without a judge
     select(pipeline, prompts, output=...)        many images of every prompt, scored
-    finetune(pipeline, selection, output=...)    a LoRA from these images, by which of them fail
+    finetune(pipeline, selection, output=...)    a LoRA from all these images, by their scores
     evaluate(pipeline, prompts, judge, ...)      how well prompts are followed, before and after
 """
 

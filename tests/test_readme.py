@@ -55,6 +55,7 @@ def answers():
     yield f"tells {world['knowledge']['mean']:.0%} of changed prompts"
     yield f"{world['alignment']['mean']:.0%} ({low:.0%} to {high:.0%}) of its images"
     default, (low, high) = scores["default_method"], scores["top1_interval"][scores["default_method"]]
+    assert default == "guided_likelihood"
     yield f"{scores['top1'][default]:.1%} ({low:.1%} to {high:.1%}) of prompts"
     yield f"a random one in {scores['top1']['random']:.1%}"
     yield f"the published score's in {scores['top1']['published_path']:.1%}"
