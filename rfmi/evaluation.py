@@ -18,8 +18,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from rfmi.pipelines import PipelineField
-from rfmi.runs import fingerprint, own_device, plain, read_tensors, work_on, write_tensors
+from rfmi.pipelines import PipelineField, identity_of
+from rfmi.runs import own_device, plain, read_tensors, work_on, write_tensors
 from rfmi.sampling import check_guidance, sample
 from rfmi.statistics import mean_of_categories
 
@@ -95,8 +95,7 @@ def evaluate(
         "images_a_file": prompts_a_unit * images_per_prompt,
         "judge": getattr(judge, "__qualname__", type(judge).__qualname__),
         "features": features is not None,
-        "weights": fingerprint(pipeline.transformer),
-    }
+    } | identity_of(pipeline)
     units = {
         (category, first): folder / f"{category}_{first:05d}.safetensors"
         for category, texts in prompts.items()

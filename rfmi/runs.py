@@ -1,7 +1,6 @@
 """Runs that may be killed: whole files, folders that know what they are of, units that go to whoever is free."""
 
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 Unit = TypeVar("Unit")
@@ -91,17 +90,6 @@ def plain(value: Any) -> Any:
         return value.tolist()
     kind = type(value).__name__
     raise TypeError(f"a result holds numbers, texts, lists and mappings only, got {kind}; convert it first")
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A short hash of a network's weights, by the sum of each tensor, and of how its adapters are switched."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    sums = {name: f"{value.double().sum().item():.9g}" for name, value in module.state_dict().items()}
-    for name, layer in module.named_modules():
-        if isinstance(layer, BaseTunerLayer):
-            sums[f"{name} adapters"] = str([layer.disable_adapters, layer.active_adapters, layer.scaling])
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, free: Sequence[str] = ()) -> None:

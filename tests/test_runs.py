@@ -14,11 +14,11 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from rfmi import runs
+from rfmi.pipelines import fingerprint
 from rfmi.runs import (
     check_same,
     deal,
     disk_space,
-    fingerprint,
     open_folder,
     read_tensors,
     versions,

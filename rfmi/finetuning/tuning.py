@@ -28,8 +28,8 @@ from rfmi.finetuning.adapter import adapted_layers, adapter_in, load_lora, write
 from rfmi.finetuning.loop import FREE, flat, loop, make_accelerator
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.settings import FinetuningSettings
-from rfmi.pipelines import Family, family_of
-from rfmi.runs import PACKAGES, SETTINGS, check_same, disk_space, fingerprint, process_state, versions, write_atomically
+from rfmi.pipelines import Family, family_of, fingerprint
+from rfmi.runs import PACKAGES, SETTINGS, check_same, disk_space, process_state, versions, write_atomically
 from rfmi.selection import Selection, read_selection
 from rfmi.training import CHECKPOINT, Training, check_steps
 

@@ -2,6 +2,7 @@
 
 from rfmi.pipelines.families import family_of
 from rfmi.pipelines.field import PipelineField
+from rfmi.pipelines.identity import fingerprint, identity_of
 from rfmi.pipelines.interface import Conditioning, Family
 
-__all__ = ["Conditioning", "Family", "PipelineField", "family_of"]
+__all__ = ["Conditioning", "Family", "PipelineField", "family_of", "fingerprint", "identity_of"]

@@ -18,8 +18,8 @@ from diffusers import DiffusionPipeline
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from rfmi.pipelines import PipelineField
-from rfmi.runs import fingerprint, own_device, read_tensors, work_on, write_tensors
+from rfmi.pipelines import PipelineField, identity_of
+from rfmi.runs import own_device, read_tensors, work_on, write_tensors
 from rfmi.sampling import check_guidance, sample
 from rfmi.scoring.methods import PASSING_QUANTILE, Method, check_noises
 from rfmi.scoring.re_noising import nearest_prompts, re_noising_errors, scores_of
@@ -86,7 +86,7 @@ def choose_score(
     nearest = nearest_prompts(field, max(1, min(BEGUN_AS, len(prompts) - 1)))
     asked = {"images": images, "guidance": guidance, "steps": steps, "changed_at": changed_at, "noises": noises}
     settings = asked | {"prompts": list(field.prompts), "negative_prompt": negative_prompt, "seed": seed}
-    settings |= {"of": "choose_score", "weights": fingerprint(pipeline.transformer)}
+    settings |= {"of": "choose_score"} | identity_of(pipeline)
     units = {i: folder / "units" / f"{i:05d}.safetensors" for i in range(len(prompts))}
     for i in work_on(folder, settings, units, "choice"):
         first = seed + 2 * images * i

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from rfmi.runs import fingerprint, own_device, process_state, work_on
+from rfmi.pipelines import identity_of
+from rfmi.runs import own_device, process_state, work_on
 from rfmi.sampling import check_guidance
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
@@ -74,7 +75,7 @@ def select(
     field, others = field_and_others(pipeline, prompts, recipe.method, negatives, **options)
     settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}
     settings["negatives"] = list(field.prompts[len(prompts) :])
-    settings["weights"] = fingerprint(pipeline.transformer)
+    settings |= identity_of(pipeline)
     units = {i: unit_path(folder, i) for i in range(len(prompts))}
     for i in work_on(folder, settings, units, "selection"):
         own = replace(recipe, seed=seed + i * candidates)
