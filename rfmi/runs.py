@@ -258,23 +258,19 @@ def _noticing_damage(path: Path, advice: str) -> Iterator[None]:
 def _sealed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor] = {}) -> dict[str, Any]:
     """Facts as JSON holds them, with the sha256 of them and of tensors on the CPU."""
     held = json.loads(json.dumps(facts, default=plain))
-    return held | {"sha256": _checksum(held, tensors)}
+    hashed = hashlib.sha256(json.dumps(held, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy())
+    return held | {"sha256": hashed.hexdigest()}
 
 
 def _opened(sealed: Any, tensors: Mapping[str, Tensor] = {}) -> dict[str, Any]:
     """The facts of `_sealed`; ValueError where they or the tensors are not those that were sealed."""
     facts = dict(sealed) if isinstance(sealed, dict) else {}
-    if facts.pop("sha256", None) != _checksum(facts, tensors):
+    if facts.pop("sha256", None) != _sealed(facts, tensors)["sha256"]:
         raise ValueError("the sha256 is another")
     return facts
-
-
-def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, value in sorted(tensors.items()):
-        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        hashed.update(value.reshape(-1).view(torch.uint8).numpy())
-    return hashed.hexdigest()
 
 
 def _claim(path: Path) -> Path:

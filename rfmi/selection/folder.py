@@ -5,9 +5,9 @@
     images/00012_00007.png   a kept image, named by prompt and seed, in Hugging Face's imagefolder layout
     images/metadata.jsonl    its prompt, seed and score
     candidates.parquet       seed, scores, standard error and fate of every candidate
-    latents.safetensors      the kept latents (n, C, h, w), and the number of each one's prompt
+    latents.safetensors      the kept latents (n, C, h, w), by prompt and then by rank
     embeddings.safetensors   one row a prompt, in order, and the null prompt's last
-    manifest.json            the sha256 of all these files: written last, it vouches for the rest
+    manifest.json            the sha256 of all files but settings.json: written last, it vouches for them
 
 Every file is written whole or not at all, and a damaged one is noticed: it is named where the folder is read, and
 `rfmi.select` draws its prompt again, or finishes the folder again from its prompts' files.
