@@ -7,6 +7,8 @@
     select(pipeline, prompts, output=...)        many images of every prompt, scored
     finetune(pipeline, selection, output=...)    a LoRA from all these images, by their scores
     evaluate(pipeline, prompts, judge, ...)      how well prompts are followed, before and after
+    judge_folder(folder, judge, output=...)      the same images judged again, without a model
+    Reward(pipeline, ...)                        the score as a reward for trainers of others
 """
 
 from importlib import import_module
@@ -14,8 +16,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rfmi.arrays.mutual_information import MutualInformation, estimate_mutual_information
-    from rfmi.evaluation import evaluate
+    from rfmi.evaluation import evaluate, judge_folder
     from rfmi.finetuning import finetune
+    from rfmi.reward import Reward
     from rfmi.scoring import choose_score, score
     from rfmi.selection import select
 
@@ -25,6 +28,8 @@ _HOMES = {  # imported when they are asked for: torch and diffusers take seconds
     "estimate_mutual_information": "rfmi.arrays.mutual_information",
     "evaluate": "rfmi.evaluation",
     "finetune": "rfmi.finetuning",
+    "judge_folder": "rfmi.evaluation",
+    "Reward": "rfmi.reward",
     "score": "rfmi.scoring",
     "select": "rfmi.selection",
 }

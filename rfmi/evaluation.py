@@ -8,44 +8,32 @@ processes on one folder share the units, however they were started.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
-from rfmi.pipelines import PipelineField, identity_of
-from rfmi.runs import own_device, plain, read_tensors, work_on, write_tensors
+from rfmi.evaluation_folder import (
+    IMAGES,
+    KEYS,
+    Evaluation,
+    check_images,
+    forget_judge,
+    read_evaluation,
+    settings_of,
+    unit_paths,
+    write_metadata,
+    write_unit,
+)
+from rfmi.image_folder import read_images, rounded, write_images
+from rfmi.judging import Features, Judge, ask, identities
+from rfmi.pipelines import PipelineField, family_of, identity_of
+from rfmi.runs import own_device, read_tensors, work_on
 from rfmi.sampling import check_guidance, sample
 from rfmi.statistics import mean_of_categories
-
-KEYS = ["category", "prompt", "seed"]
-Judge = Callable[[Tensor, Sequence[str], str], pd.DataFrame]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Judged images.
-
-    images: one row an image: category, prompt, seed, aligned, score, and whatever else the judge said.
-    features: (n, d) of the same images in the same order, or None where no feature network was given.
-    """
-
-    images: pd.DataFrame
-    features: Tensor | None
-
-    def by_prompt(self, column: str = "aligned") -> pd.Series:
-        """The mean of a column over the images of each prompt, by category and prompt."""
-        return self.images.groupby(["category", "prompt"], sort=False)[column].mean()
-
-    def by_category(self, column: str = "aligned") -> pd.Series:
-        """The mean over the prompts of each category."""
-        return self.by_prompt(column).groupby("category", sort=False).mean()
-
 
 Evaluations = Evaluation | Sequence[Evaluation]
 
@@ -56,11 +44,16 @@ def evaluate(
     judge: Judge,
     *,
     output: str | Path,
-    features: Callable[[Tensor], Tensor] | None = None,
+    features: Features | None = None,
+    keep_images: bool = True,
     images_per_prompt: int = 10,
     first_seed: int = 42,
     guidance: float = 4.0,
     steps: int = 28,
+    negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    max_sequence_length: int | None = None,
     device: torch.device | str | None = None,
     batch: int = 32,
 ) -> Evaluation:
@@ -69,56 +62,107 @@ def evaluate(
     pipeline: the model.
     prompts: lists by category.
     judge: called as `judge(images, prompts, category)`, images (n, 3, height, width) in [0, 1]; returns a table, one
-        row an image, with `aligned` and `score` and any other columns that JSON can hold, all of which are kept.
+        row an image, with `aligned` and `score` and any other columns that JSON can hold, all of which are kept. What
+        tells one judge from another, `rfmi.judging` says.
     output: a folder of its own, one file for every `batch` images, from which a killed call goes on.
     features: images (n, 3, height, width) to (n, d), for image quality.
-    guidance, steps: of the drawing. device, batch: of `PipelineField`; `batch` images at once.
-    Raises ValueError before anything is drawn for no prompts, a prompt that is repeated within its category, a judge
-    or features that do not fit, or a folder that holds something else; TypeError for a judge's column that JSON cannot
-    hold; OSError for a full disk.
+    keep_images: whether the images stay in `output`/images, so that `judge_folder` can judge them again; then judge and
+        features are given what the PNGs hold, pixels rounded to 8 bits, or else pixels as they were decoded.
+    guidance, steps: of the drawing. negative_prompt, height, width, max_sequence_length, device: of `PipelineField`;
+        `batch` images at once.
+    Raises ValueError before anything is drawn for no prompts, a prompt that is repeated within its category, a size
+    that cannot be drawn, a judge or features that do not fit, or a folder that holds something else, and after that for
+    a kept image that is damaged; TypeError for a judge's column that JSON cannot hold; OSError for a full disk.
     """
-    _check(prompts, images_per_prompt, guidance)
+    prompts = _checked(prompts, images_per_prompt, guidance)
+    family_of(pipeline)
+    side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
+    size = {"height": side if height is None else height, "width": side if width is None else width}
     folder, prompts_a_unit = Path(output), max(1, batch // images_per_prompt)
-    common = {"device": own_device(device), "micro_batch": 2 * batch}
-    fields = {name: PipelineField(pipeline, texts, **common) for name, texts in prompts.items()}
-    for category, field in fields.items():
-        grey = torch.full((1, 3, *(side * pipeline.vae_scale_factor for side in field.shape[1:])), 0.5)
-        json.dumps(_judged(judge, grey, field.prompts[:1], category).to_dict("records"), default=plain)
-        if features is not None:
-            _embedded(features, grey)
+    counts = {category: len(texts) for category, texts in prompts.items()}
+    units = unit_paths(folder, counts, prompts_a_unit)
+    options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": 2 * batch} | size
+    if max_sequence_length is not None:
+        options["max_sequence_length"] = max_sequence_length
+
+    @cache
+    def field_of(category: str) -> PipelineField:
+        return PipelineField(pipeline, prompts[category], **options)
+
+    for (category, _), path in units.items():
+        if not path.exists():
+            field_of(category)
     settings = {
-        "prompts": hashlib.sha256(json.dumps({k: list(v) for k, v in prompts.items()}).encode()).hexdigest(),
+        "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        "prompts_by_category": counts,
         "images_per_prompt": images_per_prompt,
         "first_seed": first_seed,
         "guidance": guidance,
         "steps": steps,
+        "negative_prompt": negative_prompt,
+        "max_sequence_length": max_sequence_length,
         "images_a_file": prompts_a_unit * images_per_prompt,
-        "judge": getattr(judge, "__qualname__", type(judge).__qualname__),
-        "features": features is not None,
-    } | identity_of(pipeline)
-    units = {
-        (category, first): folder / f"{category}_{first:05d}.safetensors"
-        for category, texts in prompts.items()
-        for first in range(0, len(texts), prompts_a_unit)
+        "keep_images": keep_images,
     }
-    seeds = range(first_seed, first_seed + images_per_prompt)
+    settings |= size | identities(judge, features, {name: texts[0] for name, texts in prompts.items()}, **size)
+    settings |= identity_of(pipeline)
+    forget_judge(folder, settings, units)
+    seeds = list(range(first_seed, first_seed + images_per_prompt))
     for category, first in work_on(folder, settings, units, "evaluation"):
-        field = fields[category]
+        field = field_of(category)
         labels = torch.arange(first, min(first + prompts_a_unit, len(field.prompts)))
         noise = field.noise(seeds).repeat(len(labels), 1, 1, 1)
         rows = labels.repeat_interleave(images_per_prompt)
         latents = sample(field, noise, rows, times=field.times(steps), guidance=guidance, batch=batch)
         images, texts = field.decode(latents), [field.prompts[row] for row in rows]
-        table = _judged(judge, images, texts, category)
-        table = table.assign(category=category, prompt=texts, seed=list(seeds) * len(labels))
-        tensors = {"aligned": torch.tensor(table.aligned.to_numpy(float))}
-        if features is not None:
-            tensors["features"] = _embedded(features, images)
-        write_tensors(units[category, first], tensors, rows=table.to_dict("records"))
-    found = [read_tensors(path) for path in units.values()]
-    table = pd.concat([pd.DataFrame(facts["rows"]) for _, facts in found], ignore_index=True)
-    table = table[list(dict.fromkeys([*KEYS, "aligned", "score", *table]))]  # ours first, then what else the judge said
-    return Evaluation(table, None if features is None else torch.cat([tensors["features"] for tensors, _ in found]))
+        keys = {"category": category, "prompt": texts, "seed": seeds * len(labels)}
+        files = {}
+        if keep_images:
+            images = rounded(images)
+            names = [f"{category}_{row:05d}_{seed:05d}.png" for row, seed in zip(rows, keys["seed"], strict=True)]
+            files = dict(zip(names, write_images(folder / IMAGES, names, images), strict=True))
+        write_unit(units[category, first], keys, files, *ask(judge, features, images, texts, category, len(texts)))
+    evaluation = read_evaluation(units, folder, folder / IMAGES)
+    if keep_images:
+        check_images(folder, units.values())
+        write_metadata(evaluation)
+    return evaluation
+
+
+def judge_folder(
+    folder: str | Path, judge: Judge, *, output: str | Path, features: Features | None = None, batch: int = 32
+) -> Evaluation:
+    """Judge the images of a finished evaluation again, without a model: the same judge says what it said.
+
+    folder: of `evaluate`, with its images.
+    judge, features: as `evaluate` has them, called for `batch` images at once.
+    output: a folder of its own, from which a killed call goes on.
+    Raises ValueError before anything is judged for a folder that is no finished evaluation, or whose images are not
+    there, cut or changed, for a judge or features that do not fit, and where `output` holds something else; TypeError
+    for a judge's column that JSON cannot hold.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; judge at least one image at once")
+    folder, output = Path(folder), Path(output)
+    there = settings_of(folder)
+    counts, prompts_a_unit = there["prompts_by_category"], there["images_a_file"] // there["images_per_prompt"]
+    sources, units = (unit_paths(place, counts, prompts_a_unit) for place in (folder, output))
+    missing = [path.name for path in sources.values() if not path.exists()]
+    if missing:
+        said = f"the evaluation in {folder} is not finished: {missing[0]} is not there"
+        raise ValueError(f"{said}; run `rfmi.evaluate` again, which goes on where it was")
+    facts = {unit: read_tensors(path)[1] for unit, path in sources.items()}
+    firsts = {category: facts[category, 0]["rows"][0]["prompt"] for category in counts}
+    digests = hashlib.sha256(json.dumps([each["images"] for each in facts.values()]).encode()).hexdigest()
+    check_images(folder, [sources[unit] for unit, path in units.items() if not path.exists()])
+    settings = {"prompts": there["prompts"], "images": digests}
+    settings |= identities(judge, features, firsts, there["height"], there["width"])
+    forget_judge(output, settings, units)
+    for unit in work_on(output, settings, units, "judging"):
+        files, keys = facts[unit]["images"], {name: [row[name] for row in facts[unit]["rows"]] for name in KEYS}
+        images = read_images([folder / IMAGES / name for name in files])
+        write_unit(units[unit], keys, files, *ask(judge, features, images, keys["prompt"], unit[0], batch))
+    return read_evaluation(units, output, folder / IMAGES)
 
 
 def compare(base: Evaluations, other: Evaluations, *, column: str = "aligned", seed: int = 0) -> pd.DataFrame:
@@ -140,44 +184,26 @@ def by_image(evaluations: Evaluations, column: str = "aligned") -> pd.DataFrame:
     return sum(column.unstack("seed", sort=False) for column in columns) / len(columns)
 
 
-def _judged(judge: Judge, images: Tensor, texts: Sequence[str], category: str) -> pd.DataFrame:
-    """The judge's table; ValueError for one that does not fit."""
-    table = judge(images, list(texts), category)
-    if not isinstance(table, pd.DataFrame) or len(table) != len(texts):
-        shown = f"{len(table)} rows" if isinstance(table, pd.DataFrame) else f"a {type(table).__name__}"
-        raise ValueError(f"the judge answered {len(texts)} images with {shown}; it must give a table, one row an image")
-    missing = [name for name in ("aligned", "score") if name not in table]
-    if missing:
-        raise ValueError(f"the judge's table lacks {' and '.join(missing)}; it has {', '.join(map(str, table))}")
-    numbers = table[["aligned", "score"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    if not np.isfinite(numbers).all():
-        raise ValueError("the judge gave an image an `aligned` or a `score` that is no number; give one to each")
-    return table.reset_index(drop=True)
-
-
-def _embedded(features: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The images' features; ValueError for those that do not fit."""
-    embedded = torch.as_tensor(features(images))
-    n, shape = len(images), tuple(embedded.shape)
-    if len(shape) != 2 or shape[0] != n:
-        raise ValueError(f"the features of {n} images have the shape {shape}; give one row an image")
-    return embedded
-
-
 def _listed(evaluations: Evaluations) -> list[Evaluation]:
     return [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
 
 
-def _check(prompts: Mapping[str, Sequence[str]], images_per_prompt: int, guidance: float) -> None:
+def _checked(prompts: Mapping[str, Iterable[str]], images_per_prompt: int, guidance: float) -> dict[str, list[str]]:
+    """The prompts as lists; ValueError for what cannot be drawn."""
     lists = isinstance(prompts, Mapping) and not any(isinstance(texts, str) for texts in prompts.values())
-    if not lists or not prompts or not all(len(texts) for texts in prompts.values()):
+    prompts = {category: list(texts) for category, texts in prompts.items()} if lists else {}
+    if not prompts or not all(prompts.values()):
         example = '{"color": ["a red circle"]}'
         raise ValueError(f"prompts are lists by category; give at least one prompt for each, as in {example}")
     if images_per_prompt < 1:
         raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
     check_guidance(guidance)
     for category, texts in prompts.items():
-        if not re.fullmatch(r"[\w -]+", category):
-            raise ValueError(f"the category {category!r} names a file; use letters, digits, spaces, _ and - only")
+        if not re.fullmatch(r"[\w -]{1,60}", str(category)):
+            said = f"the category {str(category)[:60]!r} names files"
+            raise ValueError(f"{said}; use up to 60 letters, digits, spaces, _ and - only")
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"the category {category} lists what is no text; give prompts as texts")
         if len(set(texts)) < len(texts):
             raise ValueError(f"the category {category} lists a prompt more than once; list every prompt once")
+    return prompts

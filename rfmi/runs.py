@@ -130,6 +130,11 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
         return dict(zip(listed, pool.map(digest, listed), strict=True))
 
 
+def changed_files(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """The names of files in a folder that are not there, or have another sha256 than is listed by their names."""
+    return [name for name, digest in digests(folder, listed).items() if digest != listed[name]]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and the claims of this machine's processes that are no more."""
     for path in [*folder.glob("*.tmp"), *folder.glob("*.claim")]:

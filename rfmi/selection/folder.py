@@ -30,6 +30,7 @@ from rfmi.image_folder import read_images, write_images
 from rfmi.pipelines import Conditioning, PipelineField
 from rfmi.runs import (
     SETTINGS,
+    changed_files,
     deal,
     digests,
     read_record,
@@ -153,17 +154,17 @@ def unit_is_whole(path: Path) -> bool:
         _, facts = read_tensors(path)
     except (FileNotFoundError, ValueError):
         return False
-    return not _changed(path.parents[1], facts["record"]["images"])
+    return not changed_files(path.parents[1], facts["record"]["images"])
 
 
 def write_unit(folder: Path, prompt_id: int, prompt: str, drawn: Candidates, images: Tensor, seed: int) -> None:
     """Keep a finished prompt: first its images (k, 3, height, width), then its file, which vouches for them."""
     (folder / MANIFEST).unlink(missing_ok=True)  # it does not vouch for what follows
     names = [str(image_path(Path(), prompt_id, seed + candidate)) for candidate in drawn.kept]
-    write_images(folder, names, images)
+    files = dict(zip(names, write_images(folder, names, images), strict=True))
     tensors = {f"columns.{name}": values for name, values in drawn.columns.items()}
     tensors |= {"kept": torch.tensor(drawn.kept), "latents": drawn.latents}
-    record = {"prompt": prompt, "fates": drawn.fates, "seed": seed, "images": digests(folder, names)}
+    record = {"prompt": prompt, "fates": drawn.fates, "seed": seed, "images": files}
     write_tensors(unit_path(folder, prompt_id), tensors, record=record)
 
 
@@ -210,7 +211,7 @@ def _finish(folder: Path, numbers: range, conditioning: Conditioning) -> None:
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a selection that is whole: table, latents, embeddings, prompts' files and images."""
     try:
-        return not _changed(folder, read_record(folder / MANIFEST))
+        return not changed_files(folder, read_record(folder / MANIFEST))
     except (FileNotFoundError, ValueError):
         return False
 
@@ -235,11 +236,6 @@ def read_selection(folder: str | Path) -> Selection:
     return selection
 
 
-def _changed(folder: Path, listed: Mapping[str, str]) -> list[str]:
-    """The names of files that are not there, or have another sha256 than is listed."""
-    return [name for name, found in digests(folder, listed).items() if found != listed[name]]
-
-
 def _check_whole(folder: Path, listed: Mapping[str, str]) -> None:
-    for name in _changed(folder, listed):
+    for name in changed_files(folder, listed):
         raise ValueError(f"{folder / name} is damaged; run `rfmi.select` again, which makes it anew")
