@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lab.study.code import code_version
-from lab.worlds import load_world
+from lab.worlds import geneval, load_world
 from lab.worlds.geneval import SECOND, TASKS, changed, color_of, exchanged
 from lab.worlds.geneval.entries import COLORS, FILES, entries
 from lab.worlds.geneval.rules import as_yes_or_no, faults, kept, relations, soft_tifa
@@ -92,12 +92,15 @@ def vision(monkeypatch):
         return torch.tensor([fake.sure.get(text, 0.0) for text in texts])
 
     def detect(images, names, threshold):
-        assert threshold == 0.3 and len(images) == len(names) == len(fake.seen)
-        return [[each for each in seen if each.name in wanted] for seen, wanted in zip(fake.seen, names, strict=True)]
+        assert len(images) == len(names) == len(fake.seen)
+        pairs = zip(fake.seen, names, strict=True)
+        return [[each for each in seen if each.name in wanted and each.score >= threshold] for seen, wanted in pairs]
 
     fake.yes_probability = fake.clip_cosine = answer
+    fake.named = {f"RFMI_VISION_{model}": model for model in ("VQA", "DETECTOR", "CLIP")}.get
     fake.detect, fake.clip_features = detect, lambda images: images.flatten(1)
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    monkeypatch.delenv("RFMI_GENEVAL_THRESHOLDS", raising=False)
     return fake
 
 
@@ -241,6 +244,25 @@ def test_doubtful_objects_do_not_count_in_counting_alone(named, vision):
     vision.seen = [[at(0, name="ladder"), at(40, name="ladder", score=0.9)], [at(0, score=0.31)]]
     judged = load_world("geneval").judge(torch.rand(2, 3, 60, 60), ["two ladders", "one lantern"], "counting")
     assert judged.aligned.tolist() == [False, True] and judged.found[0] == {"ladder": 1}
+
+
+def test_thresholds_are_the_users_to_choose(named, vision, monkeypatch):
+    named(ENTRIES)
+    monkeypatch.setenv("RFMI_GENEVAL_THRESHOLDS", "0.35 0.2")
+    vision.seen = [[at(0, name="ladder"), at(40, name="ladder", score=0.25)], [at(0, score=0.31)]]
+    judged = load_world("geneval").judge(torch.rand(2, 3, 60, 60), ["two ladders", "one lantern"], "counting")
+    assert judged.aligned.tolist() == [True, False] and geneval.identity()["thresholds"] == (0.35, 0.2)
+    monkeypatch.setenv("RFMI_GENEVAL_THRESHOLDS", "")
+    assert geneval.identity() == {
+        "RFMI_VISION_VQA": "VQA",
+        "RFMI_VISION_DETECTOR": "DETECTOR",
+        "RFMI_VISION_CLIP": "CLIP",
+        "thresholds": (0.3, 0.9),
+    }
+    for wrong in ("0.3", "0.3, high", "0.1 0.2 0.3"):
+        monkeypatch.setenv("RFMI_GENEVAL_THRESHOLDS", wrong)
+        with pytest.raises(ValueError, match="give two numbers"):
+            geneval.thresholds()
 
 
 def test_atoms_are_asked_of_their_own_image_and_averaged(named, vision):

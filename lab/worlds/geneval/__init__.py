@@ -5,9 +5,10 @@ further prompts in the same form, to train and to choose on. A file may hold ent
 
 Figures are not the published evaluators' to the digit:
 
-- an open-vocabulary detector, asked for the entry's own classes, stands in place of Mask2Former. The thresholds, 0.3
-  and 0.9 in counting, are the published ones for Mask2Former's scores: look at some detections before you believe a
-  count. `detect` leaves out what overlaps a surer detection of its class; published, nothing is left out.
+- an open-vocabulary detector, asked for the entry's own classes, stands in place of Mask2Former. The thresholds of its
+  scores are the published ones, of which the second, for counting, is more than such a detector often gives: choose
+  your own by RFMI_GENEVAL_THRESHOLDS ("0.3 0.9"), on images whose objects you have counted, before you believe a count.
+  `detect` leaves out what overlaps a surer detection of its class; published, nothing is left out.
 - boxes have no masks: a color is read off the whole crop, not off the object on grey. The published CLIP is
   openai/clip-vit-large-patch14; RFMI_VISION_CLIP names one.
 - a color's cosine is the mean over the three published phrases, not the cosine with the phrases' mean.
@@ -17,6 +18,7 @@ Figures are not the published evaluators' to the digit:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from textwrap import shorten
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 
 from lab.worlds.geneval.entries import COLORS, FILES, SECOND, SOURCE, TASKS, category_of, entries, files
-from lab.worlds.geneval.rules import COUNTING_THRESHOLD, THRESHOLD, as_yes_or_no, faults, kept, soft_tifa
+from lab.worlds.geneval.rules import THRESHOLDS, as_yes_or_no, faults, kept, soft_tifa
 
 name = "geneval"
 PHRASES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -40,6 +42,24 @@ def __getattr__(attribute: str) -> tuple[str, ...]:
     if attribute == "sources":
         return "lab.worlds.geneval", "lab.worlds.vision", *map(str, files().values())
     raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
+
+
+def identity() -> dict[str, str | tuple[float, float]]:
+    """What the judge's numbers depend on besides code and files: the models by name, and the thresholds."""
+    from lab.worlds.vision import named
+
+    models = {variable: named(variable) for variable in ("RFMI_VISION_VQA", "RFMI_VISION_DETECTOR", "RFMI_VISION_CLIP")}
+    return models | {"thresholds": thresholds()}
+
+
+def thresholds() -> tuple[float, float]:
+    """What a detection's score must be above, and in counting, where a doubtful object must not count."""
+    said = os.environ.get("RFMI_GENEVAL_THRESHOLDS")
+    try:
+        usual, counting = map(float, said.split()) if said else THRESHOLDS
+    except ValueError as error:
+        raise ValueError(f"RFMI_GENEVAL_THRESHOLDS is {said[:40]!r}; give two numbers, as '0.3 0.9'") from error
+    return usual, counting
 
 
 def prompts(category: str, split: str = "val") -> tuple[str, ...]:
@@ -87,9 +107,10 @@ def _detected(images: Tensor, asked: Sequence[dict]) -> list[dict]:
 
     clauses = [[*entry["include"], *(entry.get("exclude") or ())] for entry in asked]
     names = [list({clause["class"]: None for clause in each}) for each in clauses]
+    usual, counting = thresholds()
     rows = []
-    for image, entry, seen in zip(images, asked, detect(images, names, THRESHOLD), strict=True):
-        found = kept(seen, COUNTING_THRESHOLD if entry["tag"] == "counting" else THRESHOLD)
+    for image, entry, seen in zip(images, asked, detect(images, names, min(usual, counting)), strict=True):
+        found = kept(seen, counting if entry["tag"] == "counting" else usual)
         wrong = faults(entry, found, lambda each, image=image: color_of(image, each.box, each.name))
         numbers = {name: len(each) for name, each in found.items()}
         rows.append({"aligned": not wrong, "score": float(not wrong), "reason": "; ".join(wrong), "found": numbers})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lab.worlds.vision import Detection
 
-THRESHOLD, COUNTING_THRESHOLD = 0.3, 0.9  # of a detection's score; in counting a doubtful object must not count
+THRESHOLDS = 0.3, 0.9  # of a detection's score, the second in counting, as published
 MOST = 16  # detections of a class
 OFFSET = 0.1  # of the sizes of both objects, which their centres must be apart at least
 
