@@ -1,12 +1,15 @@
-"""Runs that may be killed: whole files, folders that know what they are of, units that go to whoever is free."""
+"""Runs that may be killed: whole files that notice damage, folders that know what they are of, units that go to whoever
+is free."""
 
 import errno
+import hashlib
 import json
 import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +25,8 @@ from tqdm import tqdm
 
 Unit = TypeVar("Unit")
 SETTINGS = "settings.json"
+ANEW = "remove it and call again, which computes it anew"
+HEADER = 256  # bytes before the tensor of a file that is written in parts
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 MACHINE = re.sub(r"\W", "-", platform.node())
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
@@ -62,19 +67,67 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_record(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write facts that JSON can hold with their sha256, whole or not at all."""
+    write_atomically(path, json.dumps(_sealed(facts), indent=1) + "\n")
+
+
+def read_record(path: Path, advice: str = ANEW) -> dict[str, Any]:
+    """The facts of such a file. Raises ValueError, with advice, for one that is cut short or changed."""
+    with _noticing_damage(path, advice):
+        return _opened(json.loads(path.read_bytes()))
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], **facts: Any) -> None:
-    """Write a safetensors file, whole or not at all, with facts that JSON can hold."""
-    whole = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    told = {name: json.dumps(value, default=plain) for name, value in facts.items()}
+    """Write a safetensors file, whole or not at all, with facts that JSON can hold, and the sha256 of all of it."""
+    whole = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(whole, temporary, told)
+        save_file(whole, temporary, {"record": json.dumps(_sealed(facts, whole))})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the facts of such a file, by name."""
-    with safe_open(path, framework="pt") as file:
-        facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
+    """The tensors of such a file, mapped into memory, and the facts, by name. Raises ValueError, with what to do, for
+    one that is cut short or changed."""
+    with _noticing_damage(path, ANEW), safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, _opened(json.loads((file.metadata() or {}).get("record", "null")), tensors)
+
+
+def write_parts(path: Path, name: str, parts: Iterable[Tensor]) -> None:
+    """Write a safetensors file of one float32 tensor, whole or not at all, from its parts (n_i, *) as they come."""
+    shape = torch.Size([0])
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(bytes(HEADER))
+        for part in parts:
+            file.write(part.float().contiguous().numpy())
+            shape = torch.Size([shape[0] + len(part), *part.shape[1:]])
+        entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, file.tell() - HEADER]}
+        file.seek(0)
+        file.write((HEADER - 8).to_bytes(8, "little") + json.dumps({name: entry}).encode().ljust(HEADER - 8))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of `write_tensors` is there as it was written."""
+    try:
+        read_tensors(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    """The sha256 of files in a folder by their names, None for one that is not there."""
+
+    def digest(name: str) -> str | None:
+        try:
+            with open(folder / name, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
+
+    listed = list(names)
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(listed, pool.map(digest, listed), strict=True))
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -107,17 +160,22 @@ def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, 
 def open_folder(folder: Path, settings: Mapping[str, Any]) -> None:
     """Start a folder of results, or go on in one of the same settings.
 
-    Raises ValueError for a folder of other settings, or with something else in it.
+    Raises ValueError for a folder of other settings, with damaged ones, or with something else in it.
     """
     path = folder / SETTINGS
-    held = folder.is_dir() and any(each.suffix in (".json", ".safetensors") for each in folder.iterdir())
-    if path.exists():
-        check_same(json.loads(path.read_text(encoding="utf-8")), settings, folder)
-    elif held:
+    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    if not path.exists() and any(name == "units" or name.endswith((".json", ".safetensors")) for name in names):
         raise ValueError(f"{folder} holds something else; choose another folder, or remove it")
-    for part in (folder, folder / "units"):
+    for _ in deal({folder: path}, "opening"):
+        write_record(path, settings)
+    check_same(read_settings(folder), settings, folder)
+    for part in folder.glob("**/"):
         remove_leftovers(part)
-    write_atomically(path, json.dumps(settings, indent=1) + "\n")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What a folder of results was opened with. Raises ValueError, with what to do, where the file is damaged."""
+    return read_record(folder / SETTINGS, f"restore it, or remove {folder}, and call again")
 
 
 def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
@@ -143,43 +201,80 @@ def own_device(device: torch.device | str | None) -> torch.device | str | None:
     return state.device if device is None and state.num_processes > 1 else device
 
 
-def work_on(folder: Path, settings: Mapping[str, Any], paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
-    """The units of a folder as `deal` gives them, after one process has opened it for all; ends when all files are there.
+def work_on(
+    folder: Path,
+    settings: Mapping[str, Any],
+    paths: Mapping[Unit, Path],
+    description: str,
+    whole: Callable[[Path], bool] = is_whole,
+) -> Iterator[Unit]:
+    """The units of a folder as `deal` gives them, after it was opened; ends when all files are there and whole.
 
     Raises ValueError, as `open_folder` does, when the first unit is asked for.
     """
-    state = process_state()
-    if state.is_main_process:
-        open_folder(folder, settings)
-    state.wait_for_everyone()
-    yield from deal(paths, description)
-    state.wait_for_everyone()
+    open_folder(folder, settings)
+    yield from deal(paths, description, whole)
 
 
-def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
+def deal(
+    paths: Mapping[Unit, Path], description: str, whole: Callable[[Path], bool] = Path.exists
+) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
     paths: the file that vouches for each unit, written before the next is asked for. What a dead process had taken
         goes to another.
+    whole: whether a file is there, as it was written; a damaged one is dealt again.
     """
     missing = dict(paths)
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:
         while missing:
             left = {}
             for unit, path in missing.items():
-                if not path.exists() and _claimed(path):
+                done = whole(path)
+                if not done and _claimed(path):
                     try:
-                        if not path.exists():
+                        if not whole(path):
                             yield unit
+                        done = path.exists()
                     finally:
                         _claim(path).unlink(missing_ok=True)
-                if path.exists():
+                if done:
                     bar.update()
                 else:
                     left[unit] = path
             if len(left) == len(missing):
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             missing = left
+
+
+@contextmanager
+def _noticing_damage(path: Path, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} is damaged (cut short or changed); {advice}") from error
+
+
+def _sealed(facts: Mapping[str, Any], tensors: Mapping[str, Tensor] = {}) -> dict[str, Any]:
+    """Facts as JSON holds them, with the sha256 of them and of tensors on the CPU."""
+    held = json.loads(json.dumps(facts, default=plain))
+    return held | {"sha256": _checksum(held, tensors)}
+
+
+def _opened(sealed: Any, tensors: Mapping[str, Tensor] = {}) -> dict[str, Any]:
+    """The facts of `_sealed`; ValueError where they or the tensors are not those that were sealed."""
+    facts = dict(sealed) if isinstance(sealed, dict) else {}
+    if facts.pop("sha256", None) != _checksum(facts, tensors):
+        raise ValueError("the sha256 is another")
+    return facts
+
+
+def _checksum(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    hashed = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy())
+    return hashed.hexdigest()
 
 
 def _claim(path: Path) -> Path:

@@ -76,6 +76,19 @@ def in_two_processes(start_child):
     return run
 
 
+@pytest.fixture(params=["cut", "emptied", "a byte flipped"])
+def damage(request):
+    """A function that damages a file, one way in every test."""
+
+    def damaged(path):
+        data, half = path.read_bytes(), path.stat().st_size // 2
+        flipped = data[:half] + bytes([data[half] ^ 1]) + data[half + 1 :]
+        path.unlink()  # whoever has mapped it keeps what was there
+        path.write_bytes({"cut": data[:half], "emptied": b"", "a byte flipped": flipped}[request.param])
+
+    return damaged
+
+
 NOTEBOOK = """
 # A small study
 ---

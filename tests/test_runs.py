@@ -2,32 +2,44 @@
 
 import errno
 import json
+import math
 import os
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from diffusers import SD3Transformer2DModel
 from peft import LoraConfig
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rfmi import runs
 from rfmi.pipelines import fingerprint
 from rfmi.runs import (
     check_same,
     deal,
+    digests,
     disk_space,
+    is_whole,
     open_folder,
+    read_record,
+    read_settings,
     read_tensors,
     versions,
     whole_file,
+    work_on,
     write_atomically,
+    write_parts,
+    write_record,
     write_tensors,
 )
 
 UNITS = range(6)
+
 
 
 def files(folder, units=UNITS):
@@ -176,7 +188,7 @@ def test_a_folder_is_gone_on_with_by_the_same_settings_alone(tmp_path):
     settings = {"steps": 3, "seed": 0, "levels": (0.1, 0.2)}
     open_folder(tmp_path / "a", settings)
     open_folder(tmp_path / "a", settings)
-    assert json.loads((tmp_path / "a" / "settings.json").read_text()) == settings | {"levels": [0.1, 0.2]}
+    assert read_settings(tmp_path / "a") == settings | {"levels": [0.1, 0.2]}
     for changed, words in (
         (settings | {"seed": 1}, "another seed"), (settings | {"seed": 1, "steps": 4}, "another seed, steps"),
         ({"steps": 3, "seed": 0}, "another levels"), (settings | {"more": 1}, "another more"),
@@ -185,7 +197,7 @@ def test_a_folder_is_gone_on_with_by_the_same_settings_alone(tmp_path):
             open_folder(tmp_path / "a", changed)
 
 
-@pytest.mark.parametrize("name", ["training.json", "checkpoint.safetensors"])
+@pytest.mark.parametrize("name", ["training.json", "checkpoint.safetensors", "units"])
 def test_a_folder_of_something_else_is_refused(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(ValueError, match="holds something else"):
@@ -194,16 +206,79 @@ def test_a_folder_of_something_else_is_refused(tmp_path, name):
 
 
 def test_what_killed_processes_left_is_removed_when_the_folder_is_opened(tmp_path, dead):
-    (tmp_path / "units").mkdir()
+    open_folder(tmp_path, {})
     living, ours, theirs = os.getppid(), runs.MACHINE, "another-machine"
-    for folder in (tmp_path, tmp_path / "units"):
+    for folder in (tmp_path, tmp_path / "units", tmp_path / "images"):
+        folder.mkdir(exist_ok=True)
         for writer in (f"{ours}.{dead}", f"{ours}.{living}", f"{theirs}.{dead}"):
             (folder / f"a.json.{writer}.tmp").touch()
             (folder / f"{writer}.json.claim").write_text(writer)
     open_folder(tmp_path, {})
-    for folder in (tmp_path, tmp_path / "units"):
+    for folder in (tmp_path, tmp_path / "units", tmp_path / "images"):
         left = [name for name in names(folder) if name.endswith((".tmp", ".claim"))]
         assert len(left) == 4 and not any(f"{ours}.{dead}" in name for name in left)
+
+
+def test_a_finished_folder_is_opened_without_writing(tmp_path):
+    open_folder(tmp_path, {"steps": 3})
+    before = (tmp_path / "settings.json").stat().st_ino
+    open_folder(tmp_path, {"steps": 3})
+    assert (tmp_path / "settings.json").stat().st_ino == before
+
+
+def test_of_two_processes_with_other_settings_one_has_the_folder(tmp_path, start_child):
+    for k in range(5):
+        children = [start_child(partial(open_folder, tmp_path / str(k), {"seed": seed})) for seed in range(3)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert sorted(codes) == [0, 1, 1] and codes.index(0) == read_settings(tmp_path / str(k))["seed"]
+
+
+def test_processes_wait_for_units_and_never_for_each_other(tmp_path, monkeypatch):
+    """A collective that one process enters and another does not ends a run after ten minutes."""
+    monkeypatch.setattr(PartialState, "wait_for_everyone", lambda _: pytest.fail("a barrier"))
+    for unit in work_on(tmp_path, {}, files(tmp_path, range(2)), "work", Path.exists):
+        write_atomically(files(tmp_path)[unit], "{}")
+    assert names(tmp_path) == ["0.json", "1.json", "settings.json"]
+
+
+def test_damaged_settings_are_named_with_what_to_do(tmp_path, damage):
+    open_folder(tmp_path, {"steps": 3, "seed": 0})
+    damage(tmp_path / "settings.json")
+    with pytest.raises(ValueError, match="settings.json is damaged .* remove") as raised:
+        open_folder(tmp_path, {"steps": 3, "seed": 0})
+    assert "\n" not in str(raised.value)
+
+
+def test_a_damaged_unit_is_dealt_again(tmp_path, damage):
+    paths = {i: tmp_path / f"{i}.safetensors" for i in range(3)}
+
+    def made():
+        numbers = []
+        for i in work_on(tmp_path, {}, paths, "work"):
+            write_tensors(paths[i], {"x": torch.full((3,), float(i))}, row=i)
+            numbers.append(i)
+        return numbers
+
+    assert made() == [0, 1, 2] and made() == []
+    before = [path.read_bytes() for path in paths.values()]
+    damage(paths[1])
+    assert made() == [1] and made() == []
+    assert [path.read_bytes() for path in paths.values()] == before
+
+
+def test_a_damaged_unit_that_another_process_makes_anew_is_waited_for(tmp_path, start_child):
+    paths = {i: tmp_path / f"{i}.safetensors" for i in range(2)}
+    for path in paths.values():
+        path.write_bytes(b"cut")
+
+    def slowly():
+        for i in deal(paths, "work", is_whole):
+            time.sleep(0.2)
+            write_tensors(paths[i], {}, process=os.getpid())
+
+    children = [start_child(slowly) for _ in range(2)]
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert {read_tensors(path)[1]["process"] for path in paths.values()} == set(children)
 
 
 def test_facts_are_compared_as_json_holds_them(tmp_path):
@@ -235,6 +310,78 @@ def test_tensors_are_kept_to_the_bit_with_their_facts(tmp_path):
     assert names(tmp_path) == ["a.safetensors"]
     tensors, facts = read_tensors(tmp_path / "a.safetensors")
     assert all(torch.equal(tensors[name], kept[name]) for name in kept) and facts == {"b": ["c"]}
+
+
+ALL_KINDS = {
+    "single": torch.tensor([1.0, math.nan, -math.inf]),
+    "half": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
+    "whole": torch.tensor(7),
+    "truth": torch.tensor([True, False]),
+    "nothing": torch.zeros(0, 3),
+}
+
+
+def outcome(read, path):
+    """What a file holds, as text, or the sentence of its refusal."""
+    try:
+        return str(read(path))
+    except ValueError as error:
+        assert path.name in str(error) and "damaged" in str(error) and "remove it and call again" in str(error)
+        assert "\n" not in str(error)
+        return "refused"
+
+
+FACTS = {"a": [0.1, 1e-300, math.nan], "é": {"c": None}, "n": np.int64(3)}
+
+
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        (lambda path: write_tensors(path, ALL_KINDS, **FACTS), read_tensors),
+        (lambda path: write_record(path, FACTS), read_record),
+    ],
+    ids=["tensors", "record"],
+)
+def test_every_byte_that_is_changed_and_every_cut_is_noticed(tmp_path, write, read):
+    path = tmp_path / "file"
+    write(path)
+    data, right = path.read_bytes(), outcome(read, path)
+    assert "0.1" in right
+    damaged = [data[:i] for i in range(len(data) - 1)]
+    damaged += [data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :] for i in range(len(data))]
+    for each in damaged:
+        path.write_bytes(each)
+        assert outcome(read, path) in ("refused", right)
+    assert data[-1:] == b"\n" or outcome(read, path) == "refused"
+
+
+def test_a_file_without_a_sha256_is_not_trusted(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged"):
+        read_tensors(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match="damaged"):
+        read_record(tmp_path / "a.json")
+    for read in (read_tensors, read_record):
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "not there")
+
+
+def test_files_of_the_same_content_are_the_same(tmp_path):
+    for name in "ab":
+        write_tensors(tmp_path / name, ALL_KINDS, one=1, two=2, three=[3])
+    assert len(set(digests(tmp_path, "ab").values())) == 1
+    assert digests(tmp_path, ["a", "c"])["c"] is None
+
+
+def test_parts_are_written_as_one_tensor(tmp_path):
+    whole = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
+    write_parts(tmp_path / "a.safetensors", "latents", iter([whole[:3], whole[3:3], whole[3:].double()]))
+    kept = load_file(tmp_path / "a.safetensors")
+    assert kept.keys() == {"latents"} and torch.equal(kept["latents"], whole)
+    write_parts(tmp_path / "a.safetensors", "latents", [whole.mT])
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["latents"], whole.mT)
+    assert names(tmp_path) == ["a.safetensors"]
 
 
 def test_a_full_disk_is_said_and_what_was_written_in_part_is_removed(tmp_path):

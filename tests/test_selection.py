@@ -3,23 +3,30 @@
 import json
 import math
 import os
+import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from IPython.lib.pretty import pretty
 from PIL import Image
 
 from lab.worlds.shapes.shipped import base_pipeline
-from rfmi.pipelines import Conditioning, PipelineField
+from rfmi.pipelines import Conditioning, PipelineField, identity_of
+from rfmi.runs import digests, open_folder, write_record
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import METHODS, Method, re_noising_scores
 from rfmi.scoring.re_noising import re_noising_errors
 from rfmi.selection import Pruning, Selection, best, candidates, read_selection, select, selecting, worst
-from rfmi.selection.folder import unit_path
+from rfmi.selection.folder import finish_folder, unit_path, write_unit
 
 TEXTS = ["a red circle", "two blue squares"]
 SMALL = {"method": "re_noising_high_noise", "candidates": 3, "keep": 1, "steps": 3, "guidance": 2.0, "seed": 5}
@@ -223,18 +230,21 @@ def test_a_killed_run_goes_on_at_the_next_prompt(pipeline, whole, tmp_path, monk
     assert torch.equal(again.latents, whole.latents)
 
 
+def contents(folder):
+    """The sha256 of every file, by its name in the folder."""
+    return digests(folder, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
+
+
 def same(a, b):
     pd.testing.assert_frame_equal(a.candidates, b.candidates)
     assert torch.equal(a.latents, b.latents) and torch.equal(a.prompt_id, b.prompt_id)
-    for name in ("latents.safetensors", "embeddings.safetensors", "images/metadata.jsonl"):
-        assert (a.folder / name).read_bytes() == (b.folder / name).read_bytes()
+    assert contents(a.folder) == contents(b.folder)
 
 
 @pytest.mark.slow
 def test_two_processes_choose_as_one(pipeline, whole, tmp_path, in_two_processes):
     in_two_processes(lambda: select(pipeline, TEXTS, output=tmp_path / "two", **SMALL))
     same(read_selection(tmp_path / "two"), whole)
-    assert len(list((tmp_path / "two" / "units").iterdir())) == 2
 
 
 @pytest.mark.slow
@@ -253,7 +263,31 @@ def test_two_plain_processes_on_one_folder_choose_as_one(pipeline, whole, tmp_pa
     lines = [line.split() for line in made.read_text().splitlines()]
     assert sorted(label for label, _ in lines) == ["0", "1"], "no prompt was drawn twice"
     assert {int(process) for _, process in lines} == set(children)
-    assert not list((tmp_path / "two").rglob("*.claim"))
+
+
+def test_processes_that_are_killed_and_one_that_joins_late_choose_as_one(pipeline, tmp_path, start_child, monkeypatch):
+    texts = [f"{number} {colour} squares" for number in ("two", "three") for colour in ("red", "blue", "green")]
+    alone = select(pipeline, texts, output=tmp_path / "alone", **SMALL)
+
+    def slowly(*arguments):
+        time.sleep(0.15)
+        return candidates.draw_candidates(*arguments)
+
+    monkeypatch.setattr(selecting, "draw_candidates", slowly)
+
+    def work():
+        select(pipeline, texts, output=tmp_path / "shared", **SMALL)
+
+    steady, random = [start_child(work) for _ in range(2)], Random(0)
+    for _ in range(6):
+        victim = start_child(work)
+        time.sleep(random.uniform(0.02, 0.4))
+        os.kill(victim, signal.SIGKILL)
+        os.waitpid(victim, 0)
+    late = start_child(work)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in (*steady, late)] == [0, 0, 0]
+    work()  # what killed processes have left is removed when the folder is opened
+    same(read_selection(tmp_path / "shared"), alone)
 
 
 def test_all_are_kept_by_default_and_one_where_candidates_are_pruned(pipeline, whole, tmp_path):
@@ -270,6 +304,15 @@ def test_all_are_kept_by_default_and_one_where_candidates_are_pruned(pipeline, w
 
 
 # What a selection answers
+
+
+def test_a_selection_knows_the_pipeline_that_drew_it(pipeline, whole):
+    assert whole.origin == json.loads(json.dumps(identity_of(pipeline))) and "transformer" in whole.origin
+    assert best(whole).origin == whole.origin and made_up().origin is None
+
+
+def test_a_selection_is_one_line_at_the_end_of_a_cell(whole):
+    assert pretty(whole) == "Selection of 2 of 6 candidates for 2 prompts"
 
 
 def made_up(folder=Path("nowhere")):
@@ -307,6 +350,8 @@ def test_images_are_read_in_the_order_of_the_latents(pipeline, whole, tmp_path):
     for prompt, seed in ((0, 12), (0, 10), (1, 13), (1, 15), (1, 14)):
         pixels = np.full((4, 6, 3), (seed, 255, 0), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "images" / f"{prompt:05d}_{seed:05d}.png")
+    names = [str(path.relative_to(tmp_path)) for path in made_up(tmp_path).files]
+    write_record(tmp_path / "manifest.json", digests(tmp_path, names))
     images = made_up(tmp_path).images()
     assert images.shape == (5, 3, 4, 6) and images.dtype == torch.float32
     torch.testing.assert_close(255 * images[:, 0, 0, 0], torch.tensor([12.0, 10, 13, 15, 14]))
@@ -387,6 +432,87 @@ def test_a_lost_image_is_noticed(pipeline, tmp_path):
     next((found.folder / "images").glob("*.png")).unlink()
     with pytest.raises(FileNotFoundError, match="has lost the image"):
         read_selection(tmp_path)
+
+
+FILES = ["settings.json", "manifest.json", "candidates.parquet", "latents.safetensors", "embeddings.safetensors"]
+FILES += ["images/metadata.jsonl", "images/*.png", "units/*.safetensors"]
+
+
+def test_every_kind_of_file_is_tried_below(whole):
+    assert {path for name in FILES for path in whole.folder.glob(name)} == {
+        path for path in whole.folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_or_made_anew(pipeline, whole, tmp_path, name, damage):
+    shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
+    path = sorted(tmp_path.glob(name))[0]
+    damage(path)
+    try:
+        read = read_selection(tmp_path)
+        assert read.images().equal(whole.images()) and read.latents.equal(whole.latents)
+        pd.testing.assert_frame_equal(read.candidates, whole.candidates)
+        assert path.suffix not in (".png", ".json"), "a unit is not looked at where all of it is elsewhere"
+    except (ValueError, FileNotFoundError) as error:
+        assert path.name in str(error) and "again" in str(error)
+        assert "\n" not in str(error)
+    if name == "settings.json":
+        with pytest.raises(ValueError, match="settings.json is damaged .* remove"):
+            select(pipeline, TEXTS, output=tmp_path, **SMALL)
+    else:
+        same(select(pipeline, TEXTS, output=tmp_path, **SMALL), whole)
+
+
+@pytest.mark.parametrize("name", FILES[-2:])
+def test_what_is_damaged_before_the_end_is_drawn_again(pipeline, whole, tmp_path, name, damage):
+    for part in ("settings.json", "units", "images"):
+        source = whole.folder / part
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / part)
+    damage(sorted(tmp_path.glob(name))[0])
+    with pytest.raises(FileNotFoundError, match="no finished selection"):
+        read_selection(tmp_path)
+    same(select(pipeline, TEXTS, output=tmp_path, **SMALL), whole)
+
+
+def test_a_lost_unit_or_image_is_drawn_again(pipeline, whole, tmp_path):
+    shutil.copytree(whole.folder, tmp_path, dirs_exist_ok=True)
+    for name in ("images/*.png", "units/*.safetensors", "candidates.parquet"):
+        sorted(tmp_path.glob(name))[-1].unlink()
+        same(select(pipeline, TEXTS, output=tmp_path, **SMALL), whole)
+
+
+def peak_growth(work):
+    """How many bytes of memory more than before some work takes at its peak."""
+
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now
+    except OSError:
+        pytest.skip("the system does not tell peaks")
+    before = status("VmRSS")
+    work()
+    return status("VmHWM") - before
+
+
+def test_keeping_many_takes_no_more_memory_than_keeping_one(tmp_path):
+    shape, prompts = (16, 64, 64), [f"prompt {i}" for i in range(16)]
+    field = SimpleNamespace(conditioning=Conditioning({"encoder_hidden_states": torch.zeros(len(prompts) + 1, 4, 8)}))
+    images, grown = torch.zeros(20, 3, 8, 8), {}
+    for keep in (1, 20):
+        folder, columns = tmp_path / str(keep), {"score": torch.arange(20.0, dtype=torch.float64)}
+        open_folder(folder, {"pipeline": "none"})
+        for i, prompt in enumerate(prompts):
+            latents = torch.full((keep, *shape), float(i))
+            drawn = candidates.Candidates(columns, ["kept"] * 20, list(range(keep)), latents)
+            write_unit(folder, i, prompt, drawn, images[:keep], 20 * i)
+        grown[keep] = peak_growth(lambda folder=folder: finish_folder(folder, prompts, field))
+        kept = read_selection(folder).latents
+        assert kept.shape == (keep * len(prompts), *shape) and kept[:: keep, 0, 0, 0].tolist() == [*range(16)]
+    assert grown[20] - grown[1] < kept.nbytes / 5, "no copy of all latents is held, not even one"
 
 
 def test_another_selection_is_not_mixed_in(pipeline, whole):

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rfmi import runs
 from rfmi.training import StepRandomness, Training, train
@@ -215,7 +215,7 @@ def test_a_damaged_checkpoint_is_said(tmp_path, left):
 
 
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "checkpoint.safetensors")
+    runs.write_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="no checkpoint of a training"):
         trained(tmp_path)
 

@@ -1,16 +1,20 @@
 """The folder of a selection: one file a prompt while it grows, one table and one image folder when it is whole.
 
     settings.json            what was asked for, and of which weights
-    units/00012.safetensors  every candidate of prompt 12, the latents of those kept: written whole or not at all
+    units/00012.safetensors  every candidate of prompt 12, the latents of those kept, the sha256 of their images
     images/00012_00007.png   a kept image, named by prompt and seed, in Hugging Face's imagefolder layout
     images/metadata.jsonl    its prompt, seed and score
     candidates.parquet       seed, scores, standard error and fate of every candidate
     latents.safetensors      the kept latents (n, C, h, w), and the number of each one's prompt
     embeddings.safetensors   one row a prompt, in order, and the null prompt's last
+    manifest.json            the sha256 of all these files: written last, it vouches for the rest
+
+Every file is written whole or not at all, and a damaged one is noticed: it is named where the folder is read, and
+`rfmi.select` draws its prompt again, or finishes the folder again from its prompts' files.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,17 +23,29 @@ from typing import Self
 import numpy as np
 import pandas as pd
 import torch
-from diffusers.image_processor import VaeImageProcessor
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rfmi.image_folder import read_images, write_images
 from rfmi.pipelines import Conditioning, PipelineField
-from rfmi.runs import SETTINGS, read_tensors, whole_file, write_atomically, write_tensors
+from rfmi.runs import (
+    SETTINGS,
+    deal,
+    digests,
+    read_record,
+    read_settings,
+    read_tensors,
+    whole_file,
+    write_atomically,
+    write_parts,
+    write_record,
+    write_tensors,
+)
 from rfmi.selection.candidates import Candidates
 
-TABLE, METADATA = "candidates.parquet", "metadata.jsonl"
+TABLE, METADATA, MANIFEST = "candidates.parquet", "images/metadata.jsonl", "manifest.json"
 LATENTS, EMBEDDINGS = "latents.safetensors", "embeddings.safetensors"
+PARTS = (TABLE, LATENTS, EMBEDDINGS, METADATA)
 
 
 @dataclass(frozen=True)
@@ -39,9 +55,11 @@ class Selection:
     folder: where it is kept.
     candidates: one row a candidate: prompt_id, prompt, seed, fate, the scores by name, evaluations, and rank, NaN for
         those that were not kept.
-    latents: (n, C, h, w) of those kept, by prompt and then by rank.
+    latents: (n, C, h, w) of those kept, by prompt and then by rank; read from the folder, they stay on the disk until
+        they are used.
     prompt_id: (n,) the number of each one's prompt.
     conditioning: one row a prompt, in order, and the null prompt's last.
+    origin: `rfmi.pipelines.identity_of` the pipeline that drew them, None where that is not known.
     """
 
     folder: Path
@@ -49,6 +67,7 @@ class Selection:
     latents: Tensor
     prompt_id: Tensor
     conditioning: Conditioning
+    origin: Mapping[str, str | None] | None = None
 
     def __repr__(self) -> str:
         prompts = self.candidates.prompt_id.nunique()
@@ -70,9 +89,11 @@ class Selection:
         return [image_path(self.folder, row.prompt_id, row.seed) for row in self.kept.itertuples()]
 
     def images(self) -> Tensor:
-        """(n, 3, height, width) in [0, 1] of those kept, in the order of `latents`."""
-        pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in self.files])
-        return pixels.permute(0, 3, 1, 2).contiguous() / 255
+        """(n, 3, height, width) in [0, 1] of those kept, in the order of `latents`; ValueError for a damaged file."""
+        listed = read_record(self.folder / MANIFEST)
+        names = [str(file.relative_to(self.folder)) for file in self.files]
+        _check_whole(self.folder, {name: listed[name] for name in names})
+        return read_images(self.files)
 
     def scores(self, by: str) -> Tensor:
         """The column `by` (n,), float64, of those kept; ValueError for one that is not there, or holds no numbers."""
@@ -126,15 +147,23 @@ def image_path(folder: Path, prompt_id: int, seed: int) -> Path:
     return folder / "images" / f"{prompt_id:05d}_{seed:05d}.png"
 
 
+def unit_is_whole(path: Path) -> bool:
+    """Whether the file of a prompt is there as it was written, and its images are."""
+    try:
+        _, facts = read_tensors(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return not _changed(path.parents[1], facts["record"]["images"])
+
+
 def write_unit(folder: Path, prompt_id: int, prompt: str, drawn: Candidates, images: Tensor, seed: int) -> None:
     """Keep a finished prompt: first its images (k, 3, height, width), then its file, which vouches for them."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    pictures = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(images))
-    for candidate, picture in zip(drawn.kept, pictures, strict=True):
-        picture.save(image_path(folder, prompt_id, seed + candidate))
+    (folder / MANIFEST).unlink(missing_ok=True)  # it does not vouch for what follows
+    names = [str(image_path(Path(), prompt_id, seed + candidate)) for candidate in drawn.kept]
+    write_images(folder, names, images)
     tensors = {f"columns.{name}": values for name, values in drawn.columns.items()}
     tensors |= {"kept": torch.tensor(drawn.kept), "latents": drawn.latents}
-    record = {"prompt": prompt, "fates": drawn.fates, "seed": seed}
+    record = {"prompt": prompt, "fates": drawn.fates, "seed": seed, "images": digests(folder, names)}
     write_tensors(unit_path(folder, prompt_id), tensors, record=record)
 
 
@@ -154,35 +183,63 @@ def kept_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["rank"].notna()].sort_values(["prompt_id", "rank"])
 
 
-def finish_folder(folder: Path, prompts: Sequence[str], field: PipelineField) -> None:
-    """Write metadata, latents, embeddings and at last the table from all prompts' files; the field's prompts begin with
-    these."""
-    n = len(prompts)
-    tables, latents = zip(*(read_unit(folder, i) for i in range(n)), strict=True)
-    table = pd.concat(tables, ignore_index=True)
+def finish_folder(folder: Path, prompts: Sequence[str], field: PipelineField) -> Selection:
+    """The selection, whose folder whichever process comes first finishes; the field's prompts begin with these."""
+    for whole in deal({folder: folder / MANIFEST}, "selection", lambda path: is_finished(path.parent)):
+        _finish(whole, range(len(prompts)), field.conditioning)
+    return read_selection(folder)
+
+
+def _finish(folder: Path, numbers: range, conditioning: Conditioning) -> None:
+    """Write table, metadata, latents, embeddings and at last the manifest, from all prompts' files, one at a time."""
+    table = pd.concat([read_unit(folder, i)[0] for i in numbers], ignore_index=True)
     kept = kept_rows(table)
-    files = [image_path(folder, row.prompt_id, row.seed).name for row in kept.itertuples()]
-    named = kept.assign(file_name=files, text=kept.prompt)[["file_name", "text", "prompt_id", "seed", "score"]]
-    lines = [json.dumps(row) for row in named.to_dict("records")]
-    write_atomically(folder / "images" / METADATA, "\n".join(lines) + "\n")
-    numbers = torch.tensor(kept.prompt_id.to_numpy())
-    write_tensors(folder / LATENTS, {"latents": torch.cat(latents), "prompt_id": numbers})
-    rows = torch.tensor([*range(n), len(field.conditioning) - 1])  # the null prompt's is the last
-    write_tensors(folder / EMBEDDINGS, field.conditioning.rows(rows).to("cpu").tensors)
+    files = [image_path(Path(), row.prompt_id, row.seed) for row in kept.itertuples()]
+    named = kept.assign(file_name=[file.name for file in files], text=kept.prompt)
+    rows = named[["file_name", "text", "prompt_id", "seed", "score"]].to_dict("records")
+    write_atomically(folder / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
+    write_parts(folder / LATENTS, "latents", (read_unit(folder, i)[1] for i in numbers))
+    of_prompts = torch.tensor([*numbers, len(conditioning) - 1])  # the null prompt's is the last
+    write_tensors(folder / EMBEDDINGS, conditioning.rows(of_prompts).to("cpu").tensors)
     with whole_file(folder / TABLE) as temporary:
         table.to_parquet(temporary)
+    units = [unit_path(Path(), i) for i in numbers]
+    write_record(folder / MANIFEST, digests(folder, [*PARTS, *map(str, units), *map(str, files)]))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a selection that is whole: table, latents, embeddings, prompts' files and images."""
+    try:
+        return not _changed(folder, read_record(folder / MANIFEST))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def read_selection(folder: str | Path) -> Selection:
-    """A finished selection. Raises FileNotFoundError for a folder that lacks a part of it, its images included."""
+    """A finished selection. Raises FileNotFoundError for a folder that lacks a part of it, its images included, and
+    ValueError for one with a damaged part; images are looked at when they are read."""
     folder = Path(folder)
-    for name in (SETTINGS, TABLE, LATENTS, EMBEDDINGS):
+    for name in (SETTINGS, MANIFEST, *PARTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no finished selection: {name} is missing; run `rfmi.select` again")
-    kept, conditioning = load_file(folder / LATENTS), Conditioning(load_file(folder / EMBEDDINGS))
-    selection = Selection(folder, pd.read_parquet(folder / TABLE), kept["latents"], kept["prompt_id"], conditioning)
-    for prompt_id, file in zip(selection.kept.prompt_id, selection.files, strict=True):
+    settings, listed = read_settings(folder), read_record(folder / MANIFEST)
+    _check_whole(folder, {name: listed[name] for name in PARTS})
+    names = list(settings)
+    origin = {name: settings[name] for name in names[names.index("pipeline") :]}  # written behind all the rest
+    table, latents = pd.read_parquet(folder / TABLE), load_file(folder / LATENTS)["latents"]
+    conditioning, numbers = Conditioning(read_tensors(folder / EMBEDDINGS)[0]), kept_rows(table).prompt_id.to_numpy()
+    selection = Selection(folder, table, latents, torch.tensor(numbers), conditioning, origin)
+    for file in selection.files:
         if not file.is_file():
-            said = f"{folder} has lost the image {file.name}; remove {unit_path(folder, prompt_id).name} from its units"
-            raise FileNotFoundError(f"{said} and run `rfmi.select` again")
+            raise FileNotFoundError(f"{folder} has lost the image {file.name}; run `rfmi.select` again")
     return selection
+
+
+def _changed(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """The names of files that are not there, or have another sha256 than is listed."""
+    return [name for name, found in digests(folder, listed).items() if found != listed[name]]
+
+
+def _check_whole(folder: Path, listed: Mapping[str, str]) -> None:
+    for name in _changed(folder, listed):
+        raise ValueError(f"{folder / name} is damaged; run `rfmi.select` again, which makes it anew")

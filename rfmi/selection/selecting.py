@@ -13,13 +13,13 @@ import torch
 from diffusers import DiffusionPipeline
 
 from rfmi.pipelines import identity_of
-from rfmi.runs import own_device, process_state, work_on
+from rfmi.runs import own_device, work_on
 from rfmi.sampling import check_guidance
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.re_noising import Negatives, field_and_others
 from rfmi.selection.candidates import Pruning, Recipe, draw_candidates
-from rfmi.selection.folder import Selection, finish_folder, read_selection, unit_path, write_unit
+from rfmi.selection.folder import Selection, finish_folder, unit_is_whole, unit_path, write_unit
 
 
 def select(
@@ -70,21 +70,18 @@ def select(
         pruning=pruning,
     )
     _check(prompts, recipe)
-    state, folder = process_state(), Path(output)
+    folder = Path(output)
     options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": micro_batch}
     field, others = field_and_others(pipeline, prompts, recipe.method, negatives, **options)
     settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}
     settings["negatives"] = list(field.prompts[len(prompts) :])
     settings |= identity_of(pipeline)
     units = {i: unit_path(folder, i) for i in range(len(prompts))}
-    for i in work_on(folder, settings, units, "selection"):
+    for i in work_on(folder, settings, units, "selection", unit_is_whole):
         own = replace(recipe, seed=seed + i * candidates)
         drawn = draw_candidates(field, i, own, None if others is None else others[i])
         write_unit(folder, i, prompts[i], drawn, field.decode(drawn.latents), own.seed)
-    if state.is_main_process:
-        finish_folder(folder, prompts, field)
-    state.wait_for_everyone()
-    return read_selection(folder)
+    return finish_folder(folder, prompts, field)
 
 
 def _check(prompts: Sequence[str], recipe: Recipe) -> None:
