@@ -87,7 +87,7 @@ def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
     transformer = pipeline.transformer
     try:
         found = pipeline.lora_state_dict(folder, return_lora_metadata=True)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"the LoRA in {folder} is damaged ({error}); train it again, or give another") from error
     layers = {name.removeprefix(PREFIX): value for name, value in found[0].items()}
     expected = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)

@@ -85,7 +85,7 @@ class FinetuningSettings:
         if not _is_whole(self.seed) or self.seed < 0:
             raise ValueError(f"seed is {self.seed!r}; give a whole number of at least 0")
         levels = self.noise_level if isinstance(self.noise_level, tuple | list) else ()
-        if len(levels) != 2 or not all(map(_is_number, levels)) or not levels[1] > 0:
+        if len(levels) != 2 or not all(_is_number(level) and abs(level) < math.inf for level in levels) or levels[1] <= 0:
             raise ValueError(f"noise_level is {self.noise_level}; give a mean and a deviation above 0")
         if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
             raise ValueError(f"targets is {self.targets!r}; give a tuple of ends of layers' names, or None")
