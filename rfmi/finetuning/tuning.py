@@ -5,19 +5,17 @@ looked at, on the same noise, while training, and the average of the weights wit
 last one is.
 """
 
-import hashlib
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 from torch import nn
 from tqdm import tqdm
 
 from rfmi.finetuning.adapter import adapted_layers, adapter_in, load_lora
-from rfmi.finetuning.folder import RECORD, Finetuned, is_finished, read_finetuned, write_folder
+from rfmi.finetuning.folder import RECORD, WEIGHTS, Finetuned, digest, is_finished, read_finetuned, write_folder
 from rfmi.finetuning.loop import check_processes, loop
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.settings import FinetuningSettings
@@ -165,4 +163,4 @@ def _start_digest(folder: Path) -> str:
         raise FileNotFoundError(f"{folder} holds no {WEIGHTS} to start from; give the folder of a finished fine-tuning")
     if (folder / RECORD).is_file():
         read_finetuned(folder)
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
+    return digest(folder / WEIGHTS)[:16]

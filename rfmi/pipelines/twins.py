@@ -1,4 +1,4 @@
-"""Whether two transformers are one and the same up to the rounding of their weights, as its twins in other dtypes are."""
+"""Whether two transformers are the same up to the rounding of their weights, as those of one model in two dtypes are."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ def sketch_of(transformer: nn.Module) -> str:
     for part in network.modules():
         with align_module_device(part):
             for value in part._parameters.values():
-                if value is None or value.ndim < 2 or is_traceable_wrapper_subclass(value):
-                    continue
-                sums[n % SUMS] += value.sum(dtype=torch.float64).item()
-                squares += value.double().square().sum().item()
-                n += 1
+                if value is not None and value.ndim > 1 and not is_traceable_wrapper_subclass(value):
+                    exact = value.double()
+                    sums[n % SUMS] += exact.sum().item()
+                    squares += exact.norm().item() ** 2
+                    n += 1
     norm = math.sqrt(squares) or 1.0
     numbers = [math.log(norm), *(total / norm for total in sums)]
     return " ".join([hashed.hexdigest()[:16], *(str(round(number, 5) + 0.0) for number in numbers)])
