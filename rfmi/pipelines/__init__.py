@@ -7,13 +7,6 @@ from rfmi.pipelines.interface import Conditioning, Family
 from rfmi.pipelines.prompts import prompt_list
 
 __all__ = [
-    "Conditioning",
-    "Family",
-    "PipelineField",
-    "family_of",
-    "fingerprint",
-    "identity_of",
-    "prompt_list",
-    "register",
+    "Conditioning", "Family", "PipelineField", "family_of", "fingerprint", "identity_of", "prompt_list", "register",
     "sizes_of",
-]
+]  # fmt: skip
