@@ -98,7 +98,10 @@ def test_of_two_prompts_each_ones_failures_are_begun_as_the_other(pipeline, tmp_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": 1}, "take 2 or more"),
+        ({"images": 1}, "images is 1; give a whole number of 2 or more"),
+        ({"images": 2.5}, "images is 2.5"),
+        ({"steps": 2}, "steps is 2"),
+        ({"prompts": [*TEXTS, TEXTS[0]]}, "listed 2 times"),
         ({"changed_at": 1.0}, "between 0 and 1"),
         ({"guidance": -1.0}, "guidance is -1"),
         ({"noises": 3}, "come in pairs"),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from PIL import Image
 
 from lab.oracles.closed_form import GaussianMixtureField
 from lab.worlds.shapes.shipped import base_pipeline
@@ -281,6 +282,26 @@ def test_score_of_a_pipeline_is_that_of_its_field(pipeline, images):
     assert found.evaluations == expected.evaluations
 
 
+def test_images_may_be_what_the_pipeline_gives(pipeline, images):
+    texts, method = ["a red circle", "two blue squares", "a red circle"], Method(sigmas=(0.5,), noises=2)
+    bytes_ = (255 * images).round().to(torch.uint8)
+    array = bytes_.permute(0, 2, 3, 1).numpy()
+    forms = (array, [Image.fromarray(each) for each in array], array.astype(float) / 255, bytes_ / 255)
+    found = [score(pipeline, each, iter(texts), method=method).values for each in forms]
+    for values in found[1:]:
+        torch.testing.assert_close(values, found[0], rtol=1e-4, atol=1e-3)
+
+
+def test_a_negative_prompt_and_a_length_reach_the_score(pipeline, images):
+    texts, method = ["a red circle"] * 3, Method(sigmas=(0.5,), noises=2)
+    options = {"negative_prompt": "two blue squares", "max_sequence_length": 4}
+    field = PipelineField(pipeline, texts[:1], **options)
+    expected = re_noising_scores(field, field.encode(images), torch.tensor([0, 0, 0]), method, seed=0)
+    found = score(pipeline, images, texts, method=method, **options)
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-3)
+    assert (found.values - score(pipeline, images, texts, method=method).values).abs().min() > 1e-3
+
+
 def test_negatives_are_what_a_prompt_is_held_against(pipeline, images):
     texts, method = ["a red circle", "two blue squares", "a red circle"], Method(null=False, prompts=2, noises=2)
     changed = {"a red circle": ["a red square", "a blue circle", "a cross"], "two blue squares": ["a cross"] * 2}
@@ -308,7 +329,11 @@ def test_nearest_prompts_are_others_and_near(pipeline):
         ({"method": "best"}, "there is no score 'best'"),
         ({"method": PATH_METHODS[0]}, "scores a trajectory"),
         ({"prompts": ["a red circle"]}, "3 images and 1 prompts"),
-        ({"prompts": "a red circle"}, "3 images and 'a red circle'; give a list"),
+        ({"prompts": "a red circle"}, "prompts is 'a red circle'; give a list"),
+        ({"seed": -1}, "seed is -1"),
+        ({"height": 32}, "images have 64 by 64 pixels; give 32 by 64"),
+        ({"negatives": ["a cross"], "method": "against_prompts"}, "give a dictionary of lists"),
+        ({"negatives": {"a red circle": "a cross"}, "method": "against_prompts"}, "prompts is 'a cross'; give a list"),
         ({"images": torch.full((3, 3, 64, 64), 2.0)}, r"outside \[0, 1\]"),
         ({"images": torch.zeros(3, 3, 60, 64)}, "multiples"),
     ],

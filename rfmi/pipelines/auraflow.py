@@ -8,9 +8,15 @@ from torch import Tensor, nn
 from rfmi.pipelines.interface import Conditioning, Family
 
 
-def encode_prompts(pipeline: AuraFlowPipeline, prompts: Sequence[str]) -> Conditioning:
-    """Embeddings (n, 256, d)."""
-    embeddings, *_ = pipeline.encode_prompt(list(prompts), do_classifier_free_guidance=False, max_sequence_length=256)
+def usual_length(pipeline: AuraFlowPipeline) -> int:
+    """T5's rows, as in the pipeline's call."""
+    return 256
+
+
+def encode_prompts(pipeline: AuraFlowPipeline, prompts: Sequence[str], max_sequence_length: int) -> Conditioning:
+    """Embeddings (n, max_sequence_length, d)."""
+    options = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
+    embeddings, *_ = pipeline.encode_prompt(list(prompts), **options)
     return Conditioning({"encoder_hidden_states": embeddings})
 
 
@@ -19,4 +25,4 @@ def velocity(transformer: nn.Module, x_t: Tensor, sigma: Tensor, conditioning: C
     return transformer(x_t, timestep=sigma, **conditioning.tensors, return_dict=False)[0]
 
 
-AURAFLOW = Family(AuraFlowPipeline, encode_prompts, velocity)
+AURAFLOW = Family(AuraFlowPipeline, encode_prompts, velocity, usual_length)

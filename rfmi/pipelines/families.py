@@ -4,13 +4,21 @@ from diffusers import DiffusionPipeline
 
 from rfmi.pipelines.auraflow import AURAFLOW
 from rfmi.pipelines.interface import Family
+from rfmi.pipelines.prompts import shown
 from rfmi.pipelines.stable_diffusion_3 import STABLE_DIFFUSION_3
 
-FAMILIES = (STABLE_DIFFUSION_3, AURAFLOW)
+FAMILIES = [STABLE_DIFFUSION_3, AURAFLOW]
+
+
+def register(family: Family) -> None:
+    """Make a family known; a pipeline that is of several is taken to be of the one registered last."""
+    FAMILIES.insert(0, family)
 
 
 def family_of(pipeline: DiffusionPipeline) -> Family:
     """The family of a pipeline. Raises ValueError, with the reason, for one that is no velocity field or not known."""
+    if not isinstance(pipeline, DiffusionPipeline):
+        raise ValueError(f"pipeline is {shown(pipeline)}; load it, as DiffusionPipeline.from_pretrained(...) does")
     name, scheduler = type(pipeline).__name__, getattr(pipeline, "scheduler", None)
     if getattr(pipeline, "unet", None) is not None:
         raise ValueError(f"{name} has a UNet, which predicts noise and no velocity; take a rectified-flow pipeline")
@@ -27,4 +35,4 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
             return family
     known = " and ".join(family.pipeline_class.__name__ for family in FAMILIES)
     said = f"{name} is of no family that is known, which are {known}"
-    raise ValueError(f"{said}; a new one takes about 30 lines, see auraflow.py")
+    raise ValueError(f"{said}; `rfmi.pipelines.register` takes a new one of about 30 lines, as auraflow.py has them")

@@ -13,18 +13,24 @@ Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prom
 bfloat16 pipeline rounds them at every step.
 """
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
-from diffusers import DiffusionPipeline
-from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
-from torch import Tensor
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+from torch import Tensor, nn
 
 from rfmi.pipelines.families import family_of
+from rfmi.pipelines.images import as_tensor
 from rfmi.pipelines.interface import Conditioning
+from rfmi.pipelines.prompts import prompt_list, shown
+from rfmi.sampling import whole_number
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
 COMPLAINTS = ("out of memory", "can't allocate memory", "not enough memory")  # of accelerators, Linux and Windows
@@ -33,49 +39,50 @@ COMPLAINTS = ("out of memory", "can't allocate memory", "not enough memory")  # 
 class PipelineField:
     """The velocity field of a pipeline for a list of prompts; a condition is a prompt's number in it.
 
-    pipeline: of a family that `family_of` knows.
-    prompts: encoded here, each once however often it is listed; each entry keeps a row of embeddings on the device.
+    pipeline: of a family that `family_of` knows. After its `enable_model_cpu_offload()` the device holds nothing but
+        the network at work: no text encoder while images are drawn, no autoencoder while none is decoded.
+    prompts: any collection of texts, encoded here, each once however often it is listed; their rows stay on the CPU.
     negative_prompt: the null condition.
-    height, width: in pixels, the pipeline's own by default.
+    height, width, max_sequence_length: in pixels, and of the embeddings; None for the pipeline's own.
     device: where to move the pipeline, None to leave it where it is.
     micro_batch: most rows in one forward pass, None for as many as are asked for; halved for good where memory runs
         out.
 
-    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w), `conditioning` has
-    one row a prompt, in order, and the negative prompt's last. Gradients flow through velocities alone.
-    Raises ValueError for a pipeline that is no velocity field, no prompts or an empty one, and a size it cannot draw.
+    `evaluations` counts the rows that went through the transformer, `shape` is a latent's (C, h, w), `sizes` is what
+    `sizes_of` gives, `conditioning` has one row a prompt, in order, and the negative prompt's last. Gradients flow
+    through velocities alone.
+    Raises ValueError for a pipeline that is no velocity field, no prompts or an empty one, two that the text encoders
+    cannot tell apart, a size that it cannot draw, and a device that is not there.
     """
 
     def __init__(
         self,
         pipeline: DiffusionPipeline,
-        prompts: Sequence[str],
+        prompts: Iterable[str],
         *,
         negative_prompt: str = "",
         height: int | None = None,
         width: int | None = None,
+        max_sequence_length: int | None = None,
         device: torch.device | str | None = None,
         micro_batch: int | None = None,
     ) -> None:
-        self.family = family_of(pipeline)
-        if isinstance(prompts, str) or len(prompts) == 0:
-            raise ValueError(f"prompts is {prompts!r}; give a list of at least one prompt")
-        if not all(prompt.strip() for prompt in prompts):
-            raise ValueError("a prompt is empty, which is the null condition itself; say what to draw")
-        self.pipeline = pipeline if device is None else pipeline.to(device)
-        self.prompts, self.negative_prompt = tuple(prompts), negative_prompt
-        config, factor = pipeline.transformer.config, pipeline.vae_scale_factor
-        height, width = (config.sample_size * factor if side is None else side for side in (height, width))
-        multiple = factor * config.patch_size
-        if min(height, width) < multiple or height % multiple or width % multiple:
-            raise ValueError(f"an image of {height} by {width} pixels was asked for; give multiples of {multiple}")
-        self.shape = (config.in_channels, height // factor, width // factor)
+        self.family, self.sizes = family_of(pipeline), sizes_of(pipeline, height, width, max_sequence_length)
+        self.prompts, self.negative_prompt = tuple(prompt_list(prompts)), negative_prompt
+        if not isinstance(negative_prompt, str):
+            raise ValueError(f"negative_prompt is {shown(negative_prompt)}; give one text, empty for none")
+        if device is not None:
+            _check_device(device)
+            pipeline = pipeline.to(device)
+        self.pipeline, factor = pipeline, pipeline.vae_scale_factor
+        height, width = self.sizes["height"], self.sizes["width"]
+        self.shape = (pipeline.transformer.config.in_channels, height // factor, width // factor)
         self.evaluations = 0
         self._rows, self._images = MicroBatches(micro_batch), MicroBatches(IMAGES_AT_ONCE)
         texts = [*self.prompts, negative_prompt]
         row_of_text = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         rows = torch.tensor([row_of_text[text] for text in texts])
-        self.conditioning = self._encoded_prompts(list(row_of_text)).to(self.device).rows(rows)
+        self.conditioning = self._encoded_prompts(list(row_of_text)).rows(rows)
 
     @property
     def device(self) -> torch.device:
@@ -100,13 +107,14 @@ class PipelineField:
         if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
             wanted = f"x_t (B, {_listed(self.shape)}) and t (B,)"
             raise ValueError(f"x_t is {tuple(x_t.shape)} and t {tuple(t.shape)}; give {wanted}")
-        transformer, device, dtype = self.pipeline.transformer, self.device, self.pipeline.transformer.dtype
+        transformer, device, dtype = self.pipeline.transformer, self.device, _computing_dtype(self.pipeline.transformer)
         index = torch.cat([self._rows_of(labels, len(x_t)) for labels in branches])
         sigma = (1 - t.to(torch.promote_types(t.dtype, torch.float32))).to(device, torch.float32)
         x_t, sigma = x_t.repeat(len(branches), 1, 1, 1), sigma.repeat(len(branches))
 
         def velocity(part: slice) -> Tensor:
-            conditioning = self.conditioning.rows(index[part]).to(device, dtype)
+            named, places = index[part].unique(return_inverse=True)  # the rows that move to the device: each once
+            conditioning = self.conditioning.rows(named).to(device, dtype).rows(places)
             return -self.family.velocity(transformer, x_t[part].to(device, dtype), sigma[part], conditioning).to(x_t)
 
         velocities = torch.cat(self._rows(velocity, len(index)))
@@ -114,20 +122,18 @@ class PipelineField:
         return list(velocities.chunk(len(branches)))
 
     def times(self, steps: int) -> Tensor:
-        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size;
-        ValueError where noise does not fall from step to step, as Heun's."""
-        scheduler, patch = deepcopy(self.pipeline.scheduler), self.pipeline.transformer.config.patch_size
-        config, options = scheduler.config, {}
-        if config.get("use_dynamic_shifting"):
-            length = (self.shape[1] // patch) * (self.shape[2] // patch)
-            options["mu"] = calculate_shift(
-                length, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
-            )
-        scheduler.set_timesteps(steps, **options)
-        times = 1 - scheduler.sigmas.double().cpu()
+        """The grid t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for this image size.
+
+        Raises ValueError where noise does not fall from step to step, as Heun's. Warns of a scheduler whose steps are
+        not Euler's, as UniPC's, or draw noise on the way: images are then not those of the pipeline's own call.
+        """
+        times = self.family.times(self.pipeline, whole_number("steps", steps, 1), self.shape)
+        scheduler, advice = self.pipeline.scheduler, "give the pipeline a FlowMatchEulerDiscreteScheduler"
         if bool((times.diff() <= 0).any()):
-            said = f"the noise of {type(scheduler).__name__} does not fall from step to step"
-            raise ValueError(f"{said}; give the pipeline a FlowMatchEulerDiscreteScheduler")
+            raise ValueError(f"the noise of {type(scheduler).__name__} does not fall from step to step; {advice}")
+        if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("stochastic_sampling"):
+            said = f"{type(scheduler).__name__} steps otherwise than by Euler's rule, which is taken here on its grid"
+            warnings.warn(f"{said}: images are not those of the pipeline's own call; {advice}", stacklevel=2)
         return times
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
@@ -139,20 +145,23 @@ class PipelineField:
         return self.pipeline.prepare_latents(*shape, self.conditioning.dtype, self.device, generators).float()
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Scaled latents (n, C, h, w), float32, of images (n, 3, height, width) in [0, 1]; ValueError for others."""
-        vae, size = self.pipeline.vae, (3, *(self.pipeline.vae_scale_factor * side for side in self.shape[1:]))
-        if images.ndim != 4 or tuple(images.shape[1:]) != size or not images.is_floating_point() or not len(images):
-            given = f"{images.dtype} of shape {tuple(images.shape)}"
-            raise ValueError(f"images are {given}; give floats (n, {_listed(size)})")
-        if not bool(((images >= 0) & (images <= 1)).all()):
-            raise ValueError("images hold values outside [0, 1], or no numbers; scale them to [0, 1]")
+    def encode(self, images: Tensor | np.ndarray | Sequence[Image.Image]) -> Tensor:
+        """Scaled latents (n, C, h, w), float32, of images in any form that `as_tensor` takes; ValueError for another
+        size, FloatingPointError where the autoencoder overflows."""
+        vae, images, (height, width) = self.pipeline.vae, as_tensor(images), (self.sizes["height"], self.sizes["width"])
+        if images.shape[2:] != (height, width):
+            given = " by ".join(map(str, images.shape[2:]))
+            raise ValueError(f"images have {given} pixels; give {height} by {width}, or a field of their size")
         shift, scale = self._shift_and_scale
 
         def encoded(part: slice) -> Tensor:
             return vae.encode((2 * images[part] - 1).to(self.device, vae.dtype)).latent_dist.mean.float()
 
-        return (torch.cat(self._images(encoded, len(images))) - shift) * scale
+        latents = torch.cat(self._images(encoded, len(images)))
+        if not bool(latents.isfinite().all()):
+            said = f"the autoencoder overflows in {vae.dtype}: latents of images came out as no numbers"
+            raise FloatingPointError(f"{said}; take pipeline.vae.to(torch.float32), or torch.bfloat16")
+        return (latents - shift) * scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -179,10 +188,15 @@ class PipelineField:
 
     @torch.no_grad()
     def _encoded_prompts(self, texts: list[str]) -> Conditioning:
-        def encoded(part: slice) -> Conditioning:
-            return self.family.encode_prompts(self.pipeline, texts[part])
+        length = self.sizes["max_sequence_length"]
+        options = {} if length is None else {"max_sequence_length": length}
 
-        return Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
+        def encoded(part: slice) -> Conditioning:
+            return self.family.encode_prompts(self.pipeline, texts[part], **options).to("cpu")
+
+        conditioning = Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
+        _check_told_apart(texts, conditioning)
+        return conditioning
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
         """Which rows (n,) of the conditioning n labels name, None the negative prompt's."""
@@ -224,6 +238,60 @@ class MicroBatches:
             self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
             clear_device_cache(garbage_collection=True)
         return parts
+
+
+def sizes_of(
+    pipeline: DiffusionPipeline,
+    height: int | None = None,
+    width: int | None = None,
+    max_sequence_length: int | None = None,
+) -> dict[str, int | None]:
+    """height, width and max_sequence_length by name, as images are drawn with them: the pipeline's own where None was
+    asked for, and None for a length that its family does not have.
+
+    Raises ValueError for a size or length that it cannot take.
+    """
+    family, config, factor = family_of(pipeline), pipeline.transformer.config, pipeline.vae_scale_factor
+    own = getattr(pipeline, "default_sample_size", config.sample_size) * factor
+    height, width = (own if side is None else side for side in (height, width))
+    multiple = factor * config.patch_size
+    if not all(isinstance(side, Integral) and side > 0 and side % multiple == 0 for side in (height, width)):
+        raise ValueError(f"an image of {height} by {width} pixels was asked for; give multiples of {multiple}")
+    if family.usual_length is None and max_sequence_length is not None:
+        raise ValueError(f"prompts of {type(pipeline).__name__} have no max_sequence_length; leave it out")
+    length = max_sequence_length
+    if family.usual_length is not None:
+        length = family.usual_length(pipeline) if length is None else whole_number("max_sequence_length", length, 1)
+    return {"height": int(height), "width": int(width), "max_sequence_length": length}
+
+
+def _check_device(device: torch.device | str) -> None:
+    """Raises ValueError, saying what is there, for a device that is not."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        kind = torch.accelerator.current_accelerator()
+        there = ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+        raise ValueError(f"device is {str(device)!r}, which is not here; there is {', '.join(there)}") from error
+
+
+def _computing_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype that a network computes in: its own, or, where it is quantised, its first tensor's that is not."""
+    dtypes = (each.dtype for each in (module, *module.parameters(), *module.buffers()))
+    return next((each for each in dtypes if each.is_floating_point and each.itemsize > 1), torch.float32)
+
+
+def _check_told_apart(texts: Sequence[str], conditioning: Conditioning) -> None:
+    """Raises ValueError for two texts, one row each, whose rows are the same."""
+    first = {}
+    for row, text in enumerate(texts):
+        hashed = hashlib.sha256()
+        for tensor in conditioning.tensors.values():
+            hashed.update(tensor[row].flatten().view(torch.uint8).numpy())
+        other = first.setdefault(hashed.digest(), text)
+        if other is not text:
+            said = f"the text encoders make the same of the prompts {shown(other)} and {shown(text)}"
+            raise ValueError(f"{said}, which they cut or spell alike; leave one out, or shorten both")
 
 
 def _listed(shape: tuple[int, ...]) -> str:

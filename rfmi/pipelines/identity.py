@@ -1,8 +1,8 @@
 """What tells one pipeline from another, so that a folder never holds the results of two.
 
 A pipeline is its components: weights and configuration of its networks, the scheduler's configuration, the tokenizers'
-vocabularies. Each comes down to a short hash of its own, so that a refusal can name the one that changed. How a network
-is run (compiled, offloaded, in how many rows at once) does not count; its dtype does.
+vocabularies and rules. Each comes down to a short hash of its own, so that a refusal can name the one that changed. How
+a network is run (compiled, offloaded, on which device, in how many rows at once) does not count; its dtype does.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from rfmi.pipelines.twins import sketch_of
 
 COMPILED = "_orig_mod."  # in names of what torch.compile has wrapped
+SET_BY_CALLS = ("truncation", "padding")  # of a tokenizer's rules: what its last call was asked for
 
 
 def identity_of(pipeline: DiffusionPipeline) -> dict[str, str | None]:
@@ -32,31 +33,35 @@ def identity_of(pipeline: DiffusionPipeline) -> dict[str, str | None]:
 
 @torch.no_grad()
 def fingerprint(module: nn.Module) -> str:
-    """A short hash of a network's weights, by the sum of each tensor, and of how its adapters are switched.
+    """A short hash of a network's weights, by dtype and sum of bits of each, and of how its adapters are switched.
 
-    module: on any device, compiled, offloaded or quantised.
+    module: on any device, compiled, offloaded or quantised. Sums of bits are exact: every device finds the same.
     """
     sums = {}
-    for path, part in module.named_modules():
+    for path, part in getattr(module, "_orig_mod", module).named_modules():
         with align_module_device(part):
-            held = part._parameters | {k: v for k, v in part._buffers.items() if k not in part._non_persistent_buffers_set}
-            for name, value in held.items():
-                if value is not None:
+            for name, value in (part._parameters | part._buffers).items():
+                if value is not None and name not in part._non_persistent_buffers_set:
                     sums[f"{path}.{name}".replace(COMPILED, "")] = _sums(value)
         if isinstance(part, BaseTunerLayer):
-            sums[f"{path} adapters"] = [str([part.disable_adapters, part.active_adapters, part.scaling])]
+            switched = [part.disable_adapters, part.active_adapters, part.scaling]
+            sums[f"{path}.adapters".replace(COMPILED, "")] = [str(switched)]
     return _hashed(sums)
 
 
 def _facts(component: Any) -> Any:
     """What a component does depends on, as JSON can hold it."""
     config = getattr(component, "config", None)
-    facts = {"class": type(component).__name__}
+    facts = {"class": type(getattr(component, "_orig_mod", component)).__name__}
     if isinstance(component, nn.Module):
-        facts |= {"class": type(getattr(component, "_orig_mod", component)).__name__}
-        facts |= {"weights": fingerprint(component), "dtype": str(getattr(component, "dtype", None))}
+        facts["weights"] = fingerprint(component)
+    if hasattr(component, "set_shift"):
+        facts["shift"] = component.shift  # which may be set beside the configuration
     if hasattr(component, "get_vocab"):
-        facts |= {"vocabulary": component.get_vocab(), "longest": component.model_max_length}
+        backend = getattr(component, "backend_tokenizer", None)
+        rules = component.get_vocab() if backend is None else json.loads(backend.to_str())
+        facts["rules"] = {name: rule for name, rule in rules.items() if name not in SET_BY_CALLS}
+        facts["texts"] = [component.model_max_length, component.special_tokens_map, component.padding_side]
     if config is not None:
         values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
         facts["config"] = {name: value for name, value in values.items() if not _is_of_the_file(name)}
@@ -69,11 +74,12 @@ def _is_of_the_file(name: str) -> bool:
 
 
 def _sums(value: Tensor) -> list[str]:
-    """The sum of a tensor; of a quantised one, of each tensor that it is made of."""
+    """Dtype and sum of the bits of a tensor; of a quantised one, of each tensor that it is made of."""
     if is_traceable_wrapper_subclass(value):
         names, _ = value.__tensor_flatten__()
         return [each for name in names for each in _sums(getattr(value, name))]
-    return [f"{value.double().sum().item():.9g}"]
+    bits = value.flatten().view(getattr(torch, f"int{8 * value.element_size()}"))
+    return [f"{value.dtype} {bits.sum(dtype=torch.int64)}"]
 
 
 def _hashed(facts: Any) -> str:

@@ -5,11 +5,13 @@ predict v = E[eps - x | x_t, prompt]. In the convention of `rfmi.fields`, sigma 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
 
@@ -42,19 +44,38 @@ class Conditioning:
         return cls({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
 
+def scheduler_times(pipeline: DiffusionPipeline, steps: int, shape: tuple[int, int, int]) -> Tensor:
+    """t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for latents (C, h, w)."""
+    scheduler, patch = deepcopy(pipeline.scheduler), pipeline.transformer.config.patch_size
+    config, options = scheduler.config, {}
+    if config.get("use_dynamic_shifting"):
+        length = (shape[1] // patch) * (shape[2] // patch)
+        options["mu"] = calculate_shift(
+            length, config.base_image_seq_len, config.max_image_seq_len, config.base_shift, config.max_shift
+        )
+    scheduler.set_timesteps(steps, **options)
+    return 1 - scheduler.sigmas.double().cpu()
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of pipelines that differ in their weights alone.
 
     pipeline_class: instances are of the family.
-    encode_prompts: of a pipeline and a list of prompts, one row a prompt, by the pipeline's own `encode_prompt`.
-    velocity: of transformer, x_t (B, C, h, w), sigma (B,) in [0, 1] as float32 and conditioning: v as predicted.
+    encode_prompts: of a pipeline, a list of prompts and, where there is a `usual_length`, max_sequence_length: one row
+        a prompt, by the pipeline's own `encode_prompt`.
+    velocity: of transformer, x_t (B, C, h, w), sigma (B,) in [0, 1] as float32 and conditioning: v as predicted. A
+        transformer that takes packed latents has them packed and unpacked here.
+    usual_length: of a pipeline, the max_sequence_length of its own call, or None where its prompts have no such length.
+    times: of a pipeline, a number of steps and a latent's shape (C, h, w), the grid that its own call draws on.
     lora_targets: the attention projections, by the ends of their names.
     """
 
     pipeline_class: type[DiffusionPipeline]
-    encode_prompts: Callable[[DiffusionPipeline, Sequence[str]], Conditioning]
+    encode_prompts: Callable[..., Conditioning]
     velocity: Callable[[torch.nn.Module, Tensor, Tensor, Conditioning], Tensor]
+    usual_length: Callable[[DiffusionPipeline], int] | None = None
+    times: Callable[[DiffusionPipeline, int, tuple[int, int, int]], Tensor] = scheduler_times
     lora_targets: tuple[str, ...] = (
         "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
     )  # fmt: skip

@@ -7,7 +7,7 @@ of every score alike. Scores against other prompts are not among those compared:
 prompts that the failures were begun as.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from diffusers import DiffusionPipeline
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from rfmi.pipelines import PipelineField, identity_of
+from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
 from rfmi.runs import own_device, read_tensors, work_on, write_tensors
-from rfmi.sampling import check_guidance, sample
+from rfmi.sampling import check_guidance, sample, whole_number
 from rfmi.scoring.methods import PASSING_QUANTILE, Method, check_noises
 from rfmi.scoring.re_noising import nearest_prompts, re_noising_errors, scores_of
 from rfmi.statistics import bootstrap_mean
@@ -52,7 +52,7 @@ class Choice:
 
 def choose_score(
     pipeline: DiffusionPipeline,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     *,
     output: str | Path,
     guidance: float = 4.0,
@@ -62,6 +62,9 @@ def choose_score(
     noises: int = 4,
     seed: int = 0,
     negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    max_sequence_length: int | None = None,
     device: torch.device | str | None = None,
     micro_batch: int | None = None,
 ) -> Choice:
@@ -73,26 +76,33 @@ def choose_score(
         prompts, as the other's.
     changed_at: the noise level at which a failure, begun as another prompt's image, goes on as the prompt's own.
     noises: draws of eps at each of nine noise levels.
-    guidance, steps, seed, negative_prompt: of the drawing. device, micro_batch: of `PipelineField`.
+    guidance, steps, seed: of the drawing.
+    negative_prompt, height, width, max_sequence_length, device, micro_batch: of `PipelineField`.
     Raises ValueError, before anything is drawn, for numbers that do not fit, and a folder that holds something
     else; OSError for a full disk.
     """
     check_guidance(guidance)
+    steps, images, noises = (
+        whole_number(name, value, least)
+        for name, value, least in (("steps", steps, 3), ("images", images, 2), ("noises", noises, 1))
+    )
     check_noises(noises)
-    if images < 2 or not 0 < changed_at < 1:
-        raise ValueError(f"images is {images} and changed_at {changed_at}; take 2 or more, and a level between 0 and 1")
-    folder, options = Path(output), {"negative_prompt": negative_prompt, "device": own_device(device)}
-    field = PipelineField(pipeline, prompts, micro_batch=micro_batch, **options)
-    nearest = nearest_prompts(field, max(1, min(BEGUN_AS, len(prompts) - 1)))
-    asked = {"images": images, "guidance": guidance, "steps": steps, "changed_at": changed_at, "noises": noises}
-    settings = asked | {"prompts": list(field.prompts), "negative_prompt": negative_prompt, "seed": seed}
+    if not 0 < changed_at < 1:
+        raise ValueError(f"changed_at is {changed_at}; take a noise level between 0 and 1")
+    folder, seed, prompts = Path(output), whole_number("seed", seed, 0), prompt_list(prompts, once=True)
+    sizes = sizes_of(pipeline, height, width, max_sequence_length)
+    asked = {"images": images, "guidance": float(guidance), "steps": steps, "changed_at": changed_at, "noises": noises}
+    settings = asked | sizes | {"prompts": prompts, "negative_prompt": negative_prompt, "seed": seed}
     settings |= {"of": "choose_score"} | identity_of(pipeline)
     units = {i: folder / "units" / f"{i:05d}.safetensors" for i in range(len(prompts))}
+    if not all(path.is_file() for path in units.values()):
+        options = sizes | {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": micro_batch}
+        field = PipelineField(pipeline, prompts, **options)
+        nearest, times = nearest_prompts(field, max(1, min(BEGUN_AS, len(prompts) - 1))), field.times(steps)
     for i in work_on(folder, settings, units, "choice"):
         first = seed + 2 * images * i
         noise, labels = field.noise(range(first, first + 2 * images)), torch.full((2 * images,), i)
         begun = nearest[i].repeat(images)[:images]
-        times = field.times(steps)
         x = torch.cat([
             sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
             _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),

@@ -16,16 +16,21 @@ variance. The first noises of many are those of few.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from rfmi.fields import guided, interpolate
-from rfmi.pipelines import PipelineField
+from rfmi.pipelines import PipelineField, prompt_list
+from rfmi.pipelines.images import as_tensor
+from rfmi.pipelines.prompts import shown
+from rfmi.sampling import whole_number
 from rfmi.scoring.methods import DEFAULT_METHOD, Method, method_named
 
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it
@@ -44,37 +49,44 @@ class Scores:
 
 def score(
     pipeline: DiffusionPipeline,
-    images: Tensor,
-    prompts: Sequence[str],
+    images: Tensor | np.ndarray | Sequence[Image.Image],
+    prompts: Iterable[str],
     *,
     method: str | Method = DEFAULT_METHOD,
     negatives: Negatives | None = None,
     seed: int = 0,
     negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    max_sequence_length: int | None = None,
     device: torch.device | str | None = None,
     micro_batch: int | None = None,
 ) -> Scores:
     """How much of its prompt each image carries, by the model itself.
 
     pipeline: its null branch is what the prompt is held against.
-    images: (n, 3, height, width) in [0, 1].
+    images: as the pipeline gives them, PIL, "np" or "pt": n of one size, in [0, 1] where they are floats.
     prompts: (n,), one an image.
     method: a `Method` or the name of one in `rfmi.scoring.METHODS`. Exact ones are in nats (point-wise I-MMSE; RFMI,
         arXiv 2503.14358); others only rank images of one prompt.
     negatives: for a method against other prompts, those that each prompt is held against; None for the nearest of
         `prompts`.
     seed: of the noise, common to all images.
-    negative_prompt, device, micro_batch: of `PipelineField`.
+    height, width: which the images must have; None for whichever they have.
+    negative_prompt, max_sequence_length, device, micro_batch: of `PipelineField`.
     Raises ValueError for an unknown method, for images of another number, size or range, for negatives that are too
-    few, and for a pipeline that is no rectified flow; FloatingPointError for a score that is no number.
+    few, and for a pipeline that is no rectified flow; FloatingPointError where autoencoder or transformer overflows.
     """
-    if isinstance(prompts, str) or len(images) != len(prompts):
-        given = repr(prompts) if isinstance(prompts, str) else f"{len(prompts)} prompts"
-        raise ValueError(f"there are {len(images)} images and {given}; give a list, one prompt an image")
-    chosen, distinct = method_named(method), list(dict.fromkeys(prompts))
-    height, width = images.shape[-2:]
-    options = {"negative_prompt": negative_prompt, "device": device, "micro_batch": micro_batch}
-    field, others = field_and_others(pipeline, distinct, chosen, negatives, height=height, width=width, **options)
+    prompts, images, chosen = prompt_list(prompts), as_tensor(images), method_named(method)
+    if len(images) != len(prompts):
+        raise ValueError(f"there are {len(images)} images and {len(prompts)} prompts; give one prompt an image")
+    seed, distinct = whole_number("seed", seed, 0), list(dict.fromkeys(prompts))
+    own = zip((height, width), images.shape[2:], strict=True)
+    height, width = (of_images if asked is None else asked for asked, of_images in own)
+    options = {"height": height, "width": width, "max_sequence_length": max_sequence_length}
+    options |= {"negative_prompt": negative_prompt, "device": device, "micro_batch": micro_batch}
+    against = texts_against(distinct, chosen, negatives)
+    field, others = field_and_others(pipeline, distinct, chosen, against, **options)
     labels = torch.tensor([distinct.index(prompt) for prompt in prompts])
     others = None if others is None else others[labels]
     scores = re_noising_scores(field, field.encode(images), labels, chosen, seed=seed, others=others)
@@ -170,30 +182,40 @@ def scores_of(errors: Tensor, method: Method, evaluations: int = 0) -> Scores:
     return Scores(values, (spread / n_pairs).sqrt(), evaluations)
 
 
+def texts_against(prompts: Sequence[str], method: Method | str, negatives: Negatives | None) -> list[str]:
+    """The k texts that a method holds each prompt against, prompt by prompt; none where the nearest prompts are taken.
+
+    Raises ValueError for a prompt with fewer negatives than k.
+    """
+    k, texts = _held_against(method), []
+    if negatives is not None and not isinstance(negatives, Mapping):
+        raise ValueError(f"negatives is {shown(negatives)}; give a dictionary of lists, by prompt")
+    for prompt in prompts if k and negatives is not None else ():
+        own = prompt_list(negatives[prompt]) if prompt in negatives else []
+        if len(own) < k:
+            raise ValueError(f"{shown(prompt)} has {len(own)} negatives and is to be held against {k}; give more")
+        texts += own[:k]
+    return texts
+
+
 def field_and_others(
-    pipeline: DiffusionPipeline,
-    prompts: Sequence[str],
-    method: Method | str,
-    negatives: Negatives | None,
-    **options: object,
+    pipeline: DiffusionPipeline, prompts: Sequence[str], method: Method | str, against: Sequence[str], **options: object
 ) -> tuple[PipelineField, Tensor | None]:
     """A field whose prompts begin with these, and the labels (n, k) that a method holds each of them against.
 
     method: a `Method`, or the name of a score along the path, which has no such labels: None.
-    negatives: by prompt, k or more; None for the k nearest of `prompts`.
-    options: of `PipelineField`. Raises ValueError for a prompt with fewer negatives.
+    against: what `texts_against` gives. options: of `PipelineField`.
     """
-    n, k = len(prompts), method.prompts if isinstance(method, Method) else 0
-    texts = []
-    for prompt in prompts if k and negatives is not None else ():
-        own = list(negatives.get(prompt, ()))
-        if len(own) < k:
-            raise ValueError(f"{prompt!r} has {len(own)} negatives and is to be held against {k}; give more")
-        texts += own[:k]
-    field = PipelineField(pipeline, [*prompts, *texts], **options)
+    n, k = len(prompts), _held_against(method)
+    field = PipelineField(pipeline, [*prompts, *against], **options)
     if not k:
         return field, None
-    return field, nearest_prompts(field, k) if negatives is None else torch.arange(n, n + n * k).reshape(n, k)
+    return field, torch.arange(n, n + n * k).reshape(n, k) if against else nearest_prompts(field, k)
+
+
+def _held_against(method: Method | str) -> int:
+    """Against how many other prompts."""
+    return method.prompts if isinstance(method, Method) else 0
 
 
 @torch.no_grad()
@@ -204,7 +226,7 @@ def nearest_prompts(field: PipelineField, k: int = 2) -> Tensor:
     if n <= k:
         raise ValueError(f"{n} prompts have no {k} others each; give more prompts, or a method that needs none")
     tensors = field.conditioning.tensors
-    embeddings = tensors.get("pooled_projections", tensors["encoder_hidden_states"]).float().flatten(1)[:n]
+    embeddings = tensors.get("pooled_projections", next(iter(tensors.values()))).float().flatten(1)[:n]
     unit = functional.normalize(embeddings - embeddings.mean(0), dim=1)
     return (unit @ unit.T).fill_diagonal_(-torch.inf).topk(k, dim=1).indices.cpu()
 
@@ -213,4 +235,4 @@ def check_numbers(scores: Tensor, what: str) -> None:
     """Raises FloatingPointError where a score is no number."""
     if not bool(scores.isfinite().all()):
         advice = "load the pipeline in another precision (dtype=torch.float32, or torch.bfloat16 in place of float16)"
-        raise FloatingPointError(f"{what} has a score that is no number; {advice}")
+        raise FloatingPointError(f"{what} has a score that is no number, since the transformer overflows; {advice}")

@@ -14,7 +14,7 @@ Every file is written whole or not at all, and a damaged one is noticed: it is n
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rfmi.image_folder import read_images, write_images
-from rfmi.pipelines import Conditioning, PipelineField
+from rfmi.pipelines import Conditioning
 from rfmi.runs import (
     SETTINGS,
     changed_files,
@@ -184,10 +184,11 @@ def kept_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["rank"].notna()].sort_values(["prompt_id", "rank"])
 
 
-def finish_folder(folder: Path, prompts: Sequence[str], field: PipelineField) -> Selection:
-    """The selection, whose folder whichever process comes first finishes; the field's prompts begin with these."""
+def finish_folder(folder: Path, n: int, conditioning: Callable[[], Conditioning]) -> Selection:
+    """The selection of n prompts, whose folder whichever process comes first finishes; conditioning: theirs come first,
+    the null prompt's last."""
     for whole in deal({folder: folder / MANIFEST}, "selection", lambda path: is_finished(path.parent)):
-        _finish(whole, range(len(prompts)), field.conditioning)
+        _finish(whole, range(n), conditioning())
     return read_selection(folder)
 
 

@@ -4,27 +4,28 @@ Every prompt is one unit: drawn, scored, and written whole. A killed run goes on
 processes on one folder share the prompts, however they were started.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from torch import Tensor
 
-from rfmi.pipelines import identity_of
+from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
 from rfmi.runs import own_device, work_on
-from rfmi.sampling import check_guidance
+from rfmi.sampling import check_guidance, whole_number
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
-from rfmi.scoring.re_noising import Negatives, field_and_others
+from rfmi.scoring.re_noising import Negatives, field_and_others, texts_against
 from rfmi.selection.candidates import Pruning, Recipe, draw_candidates
 from rfmi.selection.folder import Selection, finish_folder, unit_is_whole, unit_path, write_unit
 
 
 def select(
     pipeline: DiffusionPipeline,
-    prompts: Sequence[str],
+    prompts: Iterable[str],
     *,
     output: str | Path,
     candidates: int = 16,
@@ -36,6 +37,9 @@ def select(
     steps: int = 28,
     seed: int = 0,
     negative_prompt: str = "",
+    height: int | None = None,
+    width: int | None = None,
+    max_sequence_length: int | None = None,
     device: torch.device | str | None = None,
     micro_batch: int | None = None,
 ) -> Selection:
@@ -51,8 +55,8 @@ def select(
         `prompts`.
     prune: True, or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the
         noises of the last round that each was in: order them by `rank`.
-    guidance, steps, seed, negative_prompt: of the drawing; scores are without guidance.
-    device, micro_batch: of `PipelineField`.
+    guidance, steps, seed: of the drawing; scores are without guidance.
+    negative_prompt, height, width, max_sequence_length, device, micro_batch: of `PipelineField`.
     Raises ValueError, before anything is drawn, for prompts that are repeated, numbers that do not fit, an unknown
     method, one along the path with pruning, too few negatives, and a folder that holds something else;
     FloatingPointError for a score that is no number; OSError for a full disk.
@@ -60,40 +64,43 @@ def select(
     if not isinstance(prune, bool | Pruning):
         raise ValueError(f"prune is {prune!r}; give True, False, or a `Pruning`")
     pruning = Pruning() if prune is True else prune or None
+    check_guidance(guidance)
     recipe = Recipe(
-        candidates=candidates,
-        keep=keep if keep is not None else candidates if pruning is None else 1,
+        candidates=whole_number("candidates", candidates, 1),
+        keep=whole_number("keep", keep if keep is not None else candidates if pruning is None else 1, 0),
         method=method if method in PATH_METHODS else method_named(method),
-        guidance=guidance,
-        steps=steps,
-        seed=seed,
+        guidance=float(guidance),
+        steps=whole_number("steps", steps, 0),
+        seed=whole_number("seed", seed, 0),
         pruning=pruning,
     )
-    _check(prompts, recipe)
-    folder = Path(output)
-    options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": micro_batch}
-    field, others = field_and_others(pipeline, prompts, recipe.method, negatives, **options)
-    settings = asdict(recipe) | {"prompts": list(prompts), "negative_prompt": negative_prompt}
-    settings["negatives"] = list(field.prompts[len(prompts) :])
+    _check(recipe)
+    prompts, folder = prompt_list(prompts, once=True), Path(output)
+    against = texts_against(prompts, recipe.method, negatives)
+    sizes = sizes_of(pipeline, height, width, max_sequence_length)
+    settings = asdict(recipe) | sizes | {"prompts": prompts, "negative_prompt": negative_prompt, "negatives": against}
     settings |= identity_of(pipeline)
+    options = sizes | {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": micro_batch}
+
+    @cache
+    def encoded() -> tuple[PipelineField, Tensor | None]:
+        return field_and_others(pipeline, prompts, recipe.method, against, **options)
+
     units = {i: unit_path(folder, i) for i in range(len(prompts))}
+    if not all(path.is_file() for path in units.values()):
+        encoded()  # what cannot be encoded is refused before the folder is opened; a finished call encodes nothing
     for i in work_on(folder, settings, units, "selection", unit_is_whole):
-        own = replace(recipe, seed=seed + i * candidates)
+        field, others = encoded()
+        own = replace(recipe, seed=recipe.seed + i * recipe.candidates)
         drawn = draw_candidates(field, i, own, None if others is None else others[i])
         write_unit(folder, i, prompts[i], drawn, field.decode(drawn.latents), own.seed)
-    return finish_folder(folder, prompts, field)
+    return finish_folder(folder, len(prompts), lambda: encoded()[0].conditioning)
 
 
-def _check(prompts: Sequence[str], recipe: Recipe) -> None:
-    if isinstance(prompts, str) or not len(prompts):
-        raise ValueError(f"prompts is {prompts!r}; give a list of at least one prompt")
-    prompt, times = Counter(prompts).most_common(1)[0]
-    if times > 1:
-        raise ValueError(f"the prompt {prompt!r} is listed {times} times; list every prompt once")
+def _check(recipe: Recipe) -> None:
     if not 1 <= recipe.keep <= recipe.candidates:
         n = recipe.candidates
         raise ValueError(f"{recipe.keep} of {n} candidates cannot be kept; keep 1 to {n}")
-    check_guidance(recipe.guidance)
     if recipe.steps < 3:
         raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
     if recipe.pruning is not None and isinstance(recipe.method, str):

@@ -1,0 +1,40 @@
+"""Prompts as they are handed in, and as messages show them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MOST_SHOWN = 60  # letters of a text in a message
+
+
+def prompt_list(prompts: Iterable[str], once: bool = False) -> list[str]:
+    """The prompts of any one-dimensional collection, as a pandas Series, a generator or the keys of a dictionary.
+
+    once: whether none may be listed twice. Raises ValueError for a single text, a table or a dictionary, and for a
+    prompt that is empty or no text.
+    """
+    single = isinstance(prompts, str | bytes | Mapping) or getattr(prompts, "ndim", 1) != 1
+    if single or not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts is {shown(prompts)}; give a list of at least one prompt")
+    listed = list(prompts)
+    if not listed:
+        raise ValueError("prompts is empty; give a list of at least one prompt")
+    for each in listed:
+        if not isinstance(each, str):
+            raise ValueError(f"a prompt is {shown(each)}, which is no text; give texts alone")
+        if not each.strip():
+            raise ValueError("a prompt is empty, which is the null condition itself; say what to draw")
+    prompt, times = Counter(listed).most_common(1)[0]
+    if once and times > 1:
+        raise ValueError(f"the prompt {shown(prompt)} is listed {times} times; list every prompt once")
+    return [str(each) for each in listed]
+
+
+def shown(value: Any) -> str:
+    """A value for a message: of a long text the beginning and the end, of anything that is no text its kind."""
+    if value is None or isinstance(value, int | float):
+        return str(value)
+    if not isinstance(value, str):
+        return f"a {type(value).__name__}"
+    half = MOST_SHOWN // 2
+    return repr(value if len(value) <= MOST_SHOWN else f"{value[:half]} ... {value[-half:]}")
