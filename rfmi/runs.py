@@ -156,11 +156,12 @@ def work_on(folder: Path, settings: Mapping[str, Any], paths: Mapping[Unit, Path
     state.wait_for_everyone()
 
 
-def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
+def deal(paths: Mapping[Unit, Path], description: str, wait: bool = True) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
     paths: the file that vouches for each unit, written before the next is asked for. What a dead process had taken
         goes to another.
+    wait: False ends where others are at work on all that is left
     """
     missing = dict(paths)
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:
@@ -178,6 +179,8 @@ def deal(paths: Mapping[Unit, Path], description: str) -> Iterator[Unit]:
                 else:
                     left[unit] = path
             if len(left) == len(missing):
+                if not wait:
+                    return
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             missing = left
 
