@@ -123,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
     pairs = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     adder.add_argument("-p", dest="parameters", help="replace a parameter", **pairs)
     adder.add_argument(
-        "--backend", default="", help="joblib's backend for units of work: loky, dask, ray (default: RFMI_BACKEND, or loky)"
+        "--backend", default="", help="of joblib, for units of work: loky, dask, ray (default: RFMI_BACKEND, else loky)"
     )
     adder.add_argument("--force", action="store_true", help="run notebooks that are finished and unchanged as well")
     adder.add_argument(

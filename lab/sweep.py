@@ -116,6 +116,12 @@ def make_point(
     told = re.sub(r"[^\w.,=+-]+", "_", ",".join(f"{name}={text}" for name, text in pairs))
     folder = str(changes.get(RESERVED) or told or profile)
     jobs = plan(notebooks, profile=profile, names=names, overrides=pairs)
+    for name, text in pairs:
+        if re.match(r"-(?!\d+$|\d*\.\d+$)", text):
+            raise Refusal(
+                f"{name} of the grid has {text!r}, which a command line takes for an option; write it without an exponent "
+                "or a leading minus"
+            )
     parameters = [word for name, text in pairs for word in ("-p", name, text)]
     output = (base / folder).resolve()
     command = [*COMMAND, "run", *names, "--profile", profile, "--output", str(output), *parameters]
@@ -161,7 +167,7 @@ def on_slurm(points: list[Point], asked: Mapping[str, Any], cluster: str = "slur
     asked: a job's parameters, by sbatch's names or submitit's. Raises Refusal where they cannot be asked for.
     """
     if not {"time", "timeout_min"} & asked.keys():
-        raise Refusal("the grid's `slurm:` has no timeout_min; give the minutes that a job may take, or it would be five")
+        raise Refusal("the grid's `slurm:` has no timeout_min; give the minutes that a job may take: five is the default")
     submitit = needed("submitit", "a sweep on SLURM")
     options = {f"slurm_{name}": value for name, value in asked.items()}
     timeouts = {"slurm_max_num_timeout": options.pop("slurm_max_num_timeout", 3)}

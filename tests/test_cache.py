@@ -122,7 +122,7 @@ def test_units_are_computed_by_the_backend_that_is_asked_for_to_the_same_results
         ("ray", {"ray": None}, "RFMI_BACKEND=ray needs the package ray"),
     ],
 )
-def test_a_backend_that_is_not_there_is_refused_before_anything_is_computed(tmp_path, monkeypatch, backend, modules, message):
+def test_a_backend_that_is_not_there_is_refused_first(tmp_path, monkeypatch, backend, modules, message):
     monkeypatch.setenv(BACKEND, backend)
     monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
     for name, module in modules.items():

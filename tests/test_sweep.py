@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
@@ -67,7 +66,7 @@ def write_grid(tmp_path):
         ("parameters: {n_samples: 5}", r"parameter n_samples of the grid has 5; write a list of values, as \[5\]"),
         ("parameters: {names: ['[a']}", r"the value '\[a' cannot be read as YAML"),
         ("parameters: {5: [5]}", "no parameter '5'"),
-        ("parameters: {output: [here]}", "no two|a grid has points"),
+        ("parameters: {scale: [-0.5, -1.0e-5]}", "scale of the grid has '-1.0e-05', which a command"),
         ("{parameters: {n_samples: [5]}, notebooks: [7]}", "no notebook '7'; choose from: 01_small, 02_small"),
         ("{parameters: {n_samples: [5]}, profile: cpuu}", "no profile 'cpuu'; did you mean cpu"),
         ("{parameters: {n_samples: [5]}, slurm: [1]}", "slurm of the grid"),
@@ -108,7 +107,8 @@ def test_points_are_every_combination_or_those_that_are_listed(study, write_grid
     assert [point.name for point in product] == [f"n_samples={n},scale={scale}" for n in (4, 5) for scale in (0.5, 2)]
     assert {point.output.parent for point in product} == {tmp_path / "reports-grid"}
     listed = [{"n_samples": 4}, {"scale": 3, "output": "three"}, {}]
-    grid = {"output": str(tmp_path / "there"), "profile": "smoke", "notebooks": [2], "points": listed, "slurm": {"time": 9}}
+    grid = {"output": str(tmp_path / "there"), "profile": "smoke", "notebooks": [2], "points": listed}
+    grid["slurm"] = {"time": 9}
     points, asked = read_grid(write_grid(grid), folder, tmp_path)
     assert [point.name for point in points] == ["n_samples=4", "three", "smoke"] and asked == {"time": 9}
     assert points[1].output == tmp_path / "there" / "three"
@@ -122,7 +122,8 @@ VALUES = {"n_samples": 7, "scale": 1e-5, "names": ["b c", "d, e", "- 1e-3", "[",
 
 def test_a_points_command_asks_for_what_was_checked(study, write_grid, tmp_path):
     folder = study("", "")
-    (point,), _ = read_grid(write_grid({"points": [{**VALUES, "output": "a b"}], "notebooks": ["02"]}), folder, tmp_path)
+    grid = {"points": [{**VALUES, "output": "a b"}], "notebooks": ["02"]}
+    (point,), _ = read_grid(write_grid(grid), folder, tmp_path)
     assert [job.parameters for job in point.jobs] == [VALUES]
     asked = command_line.make_parser().parse_args(point.command[len(sweep.COMMAND) :])
     overrides = [tuple(pair) for pair in asked.parameters]
@@ -209,13 +210,15 @@ def test_as_many_points_run_at_once_as_are_asked_for(tmp_path):
 def test_an_interrupted_point_leaves_nothing_running_and_the_table_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runner, "is_finished", lambda *given, **options: False)
     told = tmp_path / "told"
-    slow = f"import time\nfrom pathlib import Path\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    Path({str(told)!r}).touch()"
+    slow = (
+        "import os, signal, time\nfrom pathlib import Path\n"
+        "try:\n    os.kill(os.getppid(), signal.SIGALRM)\n    time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n    Path({str(told)!r}).touch()"
+    )
     points = make_points(tmp_path, first="", slow=slow, never="raise SystemExit(5)")
     for point in points:
         point.jobs.append(None)
-    monkeypatch.setattr(signal, "alarm", signal.alarm)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 1.0)
     try:
         with pytest.raises(KeyboardInterrupt):
             sweep.run(points, partial(sweep.here, jobs=1))

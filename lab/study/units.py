@@ -4,9 +4,10 @@ A unit is one call function(**parameters) with plain parameters (task, n, seed, 
 the function's name, the parameters and what the result is computed by, as `lab.study.code` finds it.
 
 A file is there whole or not at all. One that does not parse, answers another key or fails its checksum is removed and
-computed again, never trusted. Runs that share a cache share its units, on any number of machines. Results go through JSON whether they were computed now or read back, so both give the same numbers
-(Python writes a double with all its digits). The seconds that a unit took stand beside its result: what a page says it
-cost is that, also where nothing had to be computed again.
+computed again, never trusted. Runs that share a cache, on any number of machines, share its units. Results go through
+JSON whether they were computed now or read back, so both give the same numbers (Python writes a double with all its
+digits). The seconds that a unit took stand beside its result: what a page says it cost is that, also where nothing had
+to be computed again.
 """
 
 import json
@@ -100,7 +101,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def chosen_backend() -> Iterator[None]:
-    """joblib's backend that RFMI_BACKEND names, where it is set; else the present one, by default loky's processes here.
+    """joblib's backend that RFMI_BACKEND names, where it is set; else the present one, by default loky's processes.
 
     "dask" is the cluster whose scheduler DASK_SCHEDULER_ADDRESS names, "ray" that of RAY_ADDRESS, or this machine.
     Raises Refusal for a backend that is not there.
