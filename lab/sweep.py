@@ -119,7 +119,7 @@ def make_point(
     for name, text in pairs:
         if re.match(r"-(?!\d+$|\d*\.\d+$)", text):
             raise Refusal(
-                f"{name} of the grid has {text!r}, which a command line takes for an option; write it without an exponent "
+                f"{name} of the grid has {text!r}, which a command line takes for an option; write it without exponent "
                 "or a leading minus"
             )
     parameters = [word for name, text in pairs for word in ("-p", name, text)]
@@ -167,7 +167,7 @@ def on_slurm(points: list[Point], asked: Mapping[str, Any], cluster: str = "slur
     asked: a job's parameters, by sbatch's names or submitit's. Raises Refusal where they cannot be asked for.
     """
     if not {"time", "timeout_min"} & asked.keys():
-        raise Refusal("the grid's `slurm:` has no timeout_min; give the minutes that a job may take: five is the default")
+        raise Refusal("the grid's `slurm:` has no timeout_min; give the minutes a job may take: five is the default")
     submitit = needed("submitit", "a sweep on SLURM")
     options = {f"slurm_{name}": value for name, value in asked.items()}
     timeouts = {"slurm_max_num_timeout": options.pop("slurm_max_num_timeout", 3)}

@@ -84,6 +84,26 @@ def test_what_resumes_by_itself_is_called_each_time_and_may_return_anything(tmp_
     assert table == {0, 1, 2}
 
 
+def begin_and_wait(folder: str, n: int, seed: int) -> list[str]:
+    """A unit that writes a folder by itself, as a training does; a second call finds it there. Tells who began which."""
+    mark = Path(folder) / f"{n}-{seed}"
+    if not mark.exists():
+        with open(Path(folder) / "begun", "a") as file:
+            file.write(f"{os.getpid()} {seed}\n")
+        time.sleep(0.4)
+        mark.touch()
+    return [mark.name]
+
+
+def test_runs_take_different_ones_of_the_units_that_resume_by_themselves(tmp_path, start_child):
+    units = [{"folder": str(tmp_path), **unit} for unit in UNITS]
+    child = start_child(lambda: study.run(begin_and_wait, units, cached=False))
+    assert study.run(begin_and_wait, units, cached=False) == [[f"5-{seed}"] for seed in range(4)]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    begun = [line.split() for line in (tmp_path / "begun").read_text().splitlines()]
+    assert sorted(seed for _, seed in begun) == list("0123") and len({process for process, _ in begun}) == 2
+
+
 class Recording(LokyBackend):
     """A backend of somebody's own, which tells that it was used."""
 

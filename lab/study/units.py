@@ -135,12 +135,13 @@ def parallel(workers: int, apart: bool = False) -> joblib.Parallel:
 
 
 def compute(function: Callable[..., Any], unit: Unit, kept: bool, wait: bool) -> tuple[str, dict[str, Any] | None]:
-    """(key, entry) of a unit, computed now or by another run meanwhile; without wait, None where one is still at it."""
-    if not kept:
+    """(key, entry) of a unit, computed now or by another run meanwhile; without wait, None where one is still at it.
+
+    kept: False computes it in every run, by one at a time: the later ones find what it wrote
+    """
+    for _ in deal({unit.key: unit.path if kept else unit.path.with_suffix(".never")}, unit.kind, wait=wait):
         result, seconds = timed(function, unit)
-        return unit.key, {"result": result, "seconds": seconds}
-    for _ in deal({unit.key: unit.path}, unit.kind, wait):
-        return unit.key, unit.write(*timed(function, unit))
+        return unit.key, unit.write(result, seconds) if kept else {"result": result, "seconds": seconds}
     return unit.key, unit.read()
 
 
@@ -172,7 +173,8 @@ def run(
     units: dicts of plain parameters, with their seed
     workers: processes, of one thread each, of the backend that RFMI_BACKEND names; 1 computes in this one
     uses: modules, names of modules or worlds whose code the results depend on beside what the function names
-    cached: False where the function resumes by itself: nothing but its seconds is kept, results are any objects
+    cached: False where the function resumes by itself: nothing but its seconds is kept, results are any objects, and
+        one run at a time computes a unit
 
     Raises ValueError or TypeError before anything is computed. An error in a unit names it, and finished ones stay.
     """
