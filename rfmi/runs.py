@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ SETTINGS = "settings.json"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 MACHINE = re.sub(r"\W", "-", platform.node())
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
+SECONDS_BETWEEN_SIGNS = 30.0  # of life that a claim gives; without any for 15 minutes, its machine is taken for dead
 SECONDS_TO_SIGN = 10.0  # most between a claim's first appearance and its process's name in it
 
 
@@ -171,7 +173,8 @@ def deal(paths: Mapping[Unit, Path], description: str, wait: bool = True) -> Ite
                 if not path.exists() and _claimed(path):
                     try:
                         if not path.exists():
-                            yield unit
+                            with _refreshed(_claim(path)):
+                                yield unit
                     finally:
                         _claim(path).unlink(missing_ok=True)
                 if path.exists():
@@ -187,6 +190,23 @@ def deal(paths: Mapping[Unit, Path], description: str, wait: bool = True) -> Ite
 
 def _claim(path: Path) -> Path:
     return path.with_name(f"{path.name}.claim")
+
+
+@contextmanager
+def _refreshed(claim: Path) -> Iterator[None]:
+    """Keeps a claim's time fresh: other machines cannot look for its process."""
+    ended = threading.Event()
+
+    def refresh() -> None:
+        while not ended.wait(SECONDS_BETWEEN_SIGNS):
+            with suppress(OSError):
+                os.utime(claim)
+
+    threading.Thread(target=refresh, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _claimed(path: Path) -> bool:
@@ -214,14 +234,14 @@ def _writer() -> str:
 
 
 def _is_at_work(path: Path) -> bool:
-    """Whether the process that a temporary file or a claim names may still be at work: of another machine always."""
+    """Whether the process that a temporary file or a claim names may be at work still; elsewhere by its time."""
     try:
         text, written = path.name if path.suffix == ".tmp" else path.read_text(encoding="utf-8"), path.stat().st_mtime
         if not text:  # taken at this moment, or by a process that died before it wrote its name
             return time.time() - written < SECONDS_TO_SIGN
         named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
         if named is None:
-            return True
+            return time.time() - written < 30 * SECONDS_BETWEEN_SIGNS
         process = psutil.Process(int(named[1]))
         own = process.create_time() < written + 1  # and not a later process that was given its number
         return own and process.status() != psutil.STATUS_ZOMBIE
