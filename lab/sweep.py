@@ -81,9 +81,11 @@ def read_grid(file: Path, notebooks: Path, root: Path) -> tuple[list[Point], dic
     if not isinstance(grid, dict):
         raise Refusal(f"the grid {file} is no mapping; write `parameters:` and lists of values below it")
     check_known("entry of a grid called", map(str, grid), ENTRIES)
+    grid = {entry: value for entry, value in grid.items() if value is not None}
     for entry, value in grid.items():
         if not isinstance(value, ENTRIES[entry]):
-            raise Refusal(f"{entry} of the grid {file} is a {ENTRIES[entry].__name__}, got {value!r}")
+            kind = {str: "text", list: "list", dict: "mapping"}[ENTRIES[entry]]
+            raise Refusal(f"{entry} of the grid is no {kind}, got {value!r}; lab/sweep.py shows one")
     profile, names = grid.get("profile", "cpu"), [str(name) for name in grid.get("notebooks", [])]
     base = Path(grid.get("output") or root / f"reports-{file.stem}").expanduser().resolve()
     points = [make_point(changes, base, notebooks, profile, names) for changes in changes_of(grid)]
