@@ -276,7 +276,8 @@ import os, re, subprocess, sys
 from pathlib import Path
 text = Path(sys.argv[1]).read_text()
 Path({folder!r}, "submitted").write_text(text)
-subprocess.Popen(["bash", sys.argv[1]], env={{**os.environ, "SLURM_JOB_ID": "4242", "SLURM_NTASKS": "1"}})
+environment = {{**os.environ, "SLURM_JOB_ID": "4242", "SLURM_NTASKS": "1"}}
+subprocess.Popen(["bash", sys.argv[1]], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 print("Submitted batch job 4242")
 """
 SRUN = """#!{python}
