@@ -1,4 +1,4 @@
-"""The command line: `python -m lab run --profile NAME [notebooks...]` makes a report.
+"""The command line: `python -m lab run --profile NAME [notebooks...]` makes a report, `python -m lab sweep GRID` many.
 
 What takes seconds to import (torch, papermill) is imported when a command has been checked.
 """
@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lab.paths import cache_folder, notebooks_folder, repository_root
@@ -51,7 +52,12 @@ def run_command(arguments: argparse.Namespace) -> int:
     check_writable(cache_folder(), "set RFMI_CACHE to a folder that can be")
     check_writable(output, "choose another one with --output")
     from lab.study.runner import run
+    from lab.study.units import BACKEND, chosen_backend
 
+    if arguments.backend:
+        os.environ[BACKEND] = arguments.backend  # of the notebooks' kernels too
+    with chosen_backend():
+        pass  # refused here, before a notebook is
     options = {"force": arguments.force, "keep": arguments.keep, "seconds_a_cell": arguments.cell_timeout}
     failures = run(jobs, notebooks_folder(), output, **options)
     if failures:
@@ -59,6 +65,21 @@ def run_command(arguments: argparse.Namespace) -> int:
         return FAILED
     print(f"the report is in {output / 'index.html'}")
     return SUCCESS
+
+
+def sweep_command(arguments: argparse.Namespace) -> int:
+    """Check every point of a grid, then run those that are not finished."""
+    from lab import sweep
+
+    if arguments.jobs < 1:
+        raise Refusal(f"--jobs counts points at once and is at least 1, got {arguments.jobs}")
+    points, asked = sweep.read_grid(Path(arguments.grid), notebooks_folder(), repository_root())
+    check_writable(cache_folder(), "set RFMI_CACHE to a folder that can be")
+    for point in points:
+        check_writable(point.output, "choose another `output` in the grid")
+    local = partial(sweep.here, jobs=arguments.jobs)
+    states = sweep.run(points, local if arguments.executor == "local" else partial(sweep.on_slurm, asked=asked))
+    return SUCCESS if {*states.values()} == {sweep.FINISHED} else FAILED
 
 
 def train_base_command(arguments: argparse.Namespace) -> int:
@@ -101,11 +122,20 @@ def make_parser() -> argparse.ArgumentParser:
     )
     pairs = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
     adder.add_argument("-p", dest="parameters", help="replace a parameter", **pairs)
+    adder.add_argument(
+        "--backend", default="", help="of joblib, for units of work: loky, dask, ray (default: RFMI_BACKEND, else loky)"
+    )
     adder.add_argument("--force", action="store_true", help="run notebooks that are finished and unchanged as well")
     adder.add_argument(
         "--keep", action="store_true", help="write the executed notebooks over their sources, as `make reproduce` does"
     )
     adder.set_defaults(command=run_command)
+
+    adder = commands.add_parser("sweep", help="run a grid of parameters, with a report folder for each point")
+    adder.add_argument("grid", help="a YAML file; lab/sweep.py says what is in it")
+    adder.add_argument("--executor", choices=("local", "slurm"), default="local", help="where points run")
+    adder.add_argument("--jobs", type=int, default=1, help="points at once on this machine (default: 1)")
+    adder.set_defaults(command=sweep_command)
 
     adder = commands.add_parser("train-base", help="train the base model of the small world; resumes by itself")
     adder.add_argument("--profile", default="cpu", help="a name in lab/making/recipe.py (default: cpu)")
@@ -123,6 +153,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Carry out one command; returns the exit code: 0 done, 1 a notebook failed, 2 refused before anything ran."""
     for name, value in (QUIET | REPRODUCIBLE).items():
         os.environ.setdefault(name, value)
+    os.environ["RFMI_CACHE"] = str(cache_folder().resolve())  # one folder, whichever a kernel or a job starts in
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # a folder's name may hold what a terminal does not
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -30,7 +30,7 @@ from rfmi.evaluation_folder import (
 )
 from rfmi.image_folder import read_images, rounded, write_images
 from rfmi.judging import Features, Judge, ask, identities
-from rfmi.pipelines import PipelineField, family_of, identity_of
+from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
 from rfmi.runs import own_device, read_tensors, work_on
 from rfmi.sampling import check_guidance, sample
 from rfmi.statistics import mean_of_categories
@@ -75,15 +75,12 @@ def evaluate(
     a kept image that is damaged; TypeError for a judge's column that JSON cannot hold; OSError for a full disk.
     """
     prompts = _checked(prompts, images_per_prompt, guidance)
-    family_of(pipeline)
-    side = pipeline.transformer.config.sample_size * pipeline.vae_scale_factor
-    size = {"height": side if height is None else height, "width": side if width is None else width}
+    sizes = sizes_of(pipeline, height, width, max_sequence_length)
+    size = {name: sizes[name] for name in ("height", "width")}
     folder, prompts_a_unit = Path(output), max(1, batch // images_per_prompt)
     counts = {category: len(texts) for category, texts in prompts.items()}
     units = unit_paths(folder, counts, prompts_a_unit)
-    options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": 2 * batch} | size
-    if max_sequence_length is not None:
-        options["max_sequence_length"] = max_sequence_length
+    options = {"negative_prompt": negative_prompt, "device": own_device(device), "micro_batch": 2 * batch} | sizes
 
     @cache
     def field_of(category: str) -> PipelineField:
@@ -100,11 +97,10 @@ def evaluate(
         "guidance": guidance,
         "steps": steps,
         "negative_prompt": negative_prompt,
-        "max_sequence_length": max_sequence_length,
         "images_a_file": prompts_a_unit * images_per_prompt,
         "keep_images": keep_images,
     }
-    settings |= size | identities(judge, features, {name: texts[0] for name, texts in prompts.items()}, **size)
+    settings |= sizes | identities(judge, features, {name: texts[0] for name, texts in prompts.items()}, **size)
     settings |= identity_of(pipeline)
     forget_judge(folder, settings, units)
     seeds = list(range(first_seed, first_seed + images_per_prompt))
@@ -191,8 +187,7 @@ def _listed(evaluations: Evaluations) -> list[Evaluation]:
 def _checked(prompts: Mapping[str, Iterable[str]], images_per_prompt: int, guidance: float) -> dict[str, list[str]]:
     """The prompts as lists; ValueError for what cannot be drawn."""
     lists = isinstance(prompts, Mapping) and not any(isinstance(texts, str) for texts in prompts.values())
-    prompts = {category: list(texts) for category, texts in prompts.items()} if lists else {}
-    if not prompts or not all(prompts.values()):
+    if not lists or not prompts:
         example = '{"color": ["a red circle"]}'
         raise ValueError(f"prompts are lists by category; give at least one prompt for each, as in {example}")
     if images_per_prompt < 1:
@@ -202,8 +197,4 @@ def _checked(prompts: Mapping[str, Iterable[str]], images_per_prompt: int, guida
         if not re.fullmatch(r"[\w -]{1,60}", str(category)):
             said = f"the category {str(category)[:60]!r} names files"
             raise ValueError(f"{said}; use up to 60 letters, digits, spaces, _ and - only")
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"the category {category} lists what is no text; give prompts as texts")
-        if len(set(texts)) < len(texts):
-            raise ValueError(f"the category {category} lists a prompt more than once; list every prompt once")
-    return prompts
+    return {category: prompt_list(texts, once=True) for category, texts in prompts.items()}

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ HEADER = 256  # bytes before the tensor of a file that is written in parts
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 MACHINE = re.sub(r"\W", "-", platform.node())
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
+SECONDS_BETWEEN_SIGNS = 30.0  # of life that a claim gives; without any for 15 minutes, its machine is taken for dead
 SECONDS_TO_SIGN = 10.0  # most between a claim's first appearance and its process's name in it
 
 
@@ -231,13 +233,14 @@ def work_on(
 
 
 def deal(
-    paths: Mapping[Unit, Path], description: str, whole: Callable[[Path], bool] = Path.exists
+    paths: Mapping[Unit, Path], description: str, whole: Callable[[Path], bool] = Path.exists, wait: bool = True
 ) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
     paths: the file that vouches for each unit, written before the next is asked for. What a dead process had taken
         goes to another.
     whole: whether a file is there, as it was written; a damaged one is dealt again.
+    wait: False ends where others are at work on all that is left.
     """
     missing = dict(paths)
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:
@@ -248,7 +251,8 @@ def deal(
                 if not done and _claimed(path):
                     try:
                         if not whole(path):
-                            yield unit
+                            with _refreshed(_claim(path)):
+                                yield unit
                         done = path.exists()
                     finally:
                         _claim(path).unlink(missing_ok=True)
@@ -257,6 +261,8 @@ def deal(
                 else:
                     left[unit] = path
             if len(left) == len(missing):
+                if not wait:
+                    return
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             missing = left
 
@@ -291,6 +297,23 @@ def _claim(path: Path) -> Path:
     return path.with_name(f"{path.name}.claim")
 
 
+@contextmanager
+def _refreshed(claim: Path) -> Iterator[None]:
+    """Keeps a claim's time fresh: other machines cannot look for its process."""
+    ended = threading.Event()
+
+    def refresh() -> None:
+        while not ended.wait(SECONDS_BETWEEN_SIGNS):
+            with suppress(OSError):
+                os.utime(claim)
+
+    threading.Thread(target=refresh, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
 def _claimed(path: Path) -> bool:
     """Whether this process takes a unit: nobody has, or somebody who is no more."""
     claim = _claim(path)
@@ -316,14 +339,14 @@ def _writer() -> str:
 
 
 def _is_at_work(path: Path) -> bool:
-    """Whether the process that a temporary file or a claim names may still be at work: of another machine always."""
+    """Whether the process that a temporary file or a claim names may be at work still; elsewhere by its time."""
     try:
         text, written = path.name if path.suffix == ".tmp" else path.read_text(encoding="utf-8"), path.stat().st_mtime
         if not text:  # taken at this moment, or by a process that died before it wrote its name
             return time.time() - written < SECONDS_TO_SIGN
         named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
         if named is None:
-            return True
+            return time.time() - written < 30 * SECONDS_BETWEEN_SIGNS
         process = psutil.Process(int(named[1]))
         own = process.create_time() < written + 1  # and not a later process that was given its number
         return own and process.status() != psutil.STATUS_ZOMBIE

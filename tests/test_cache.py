@@ -4,6 +4,7 @@ import importlib
 import json
 import linecache
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,17 +12,21 @@ import time
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
+from typing import ClassVar
 
+import joblib
 import numpy as np
 import psutil
 import pytest
 import torch
+from joblib.parallel import LokyBackend
 
 import lab.study.code as code_module
 from lab import study
 from lab.paths import repository_root
 from lab.study.code import Meaning, canonical, code_version, digest
-from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
+from lab.study.units import BACKEND, SECONDS_FILE, Unit, seconds_of_units
 from rfmi.selection import Pruning
 
 UNITS = [{"n": 5, "seed": seed} for seed in range(4)]
@@ -77,6 +82,77 @@ def test_what_resumes_by_itself_is_called_each_time_and_may_return_anything(tmp_
     assert [path.read_text() for path in sorted(tmp_path.glob("5-*"))] == ["computed\n" * 2] * 2
     (table,) = study.run(as_set, [{"n": 3}], cached=False, workers=2)
     assert table == {0, 1, 2}
+
+
+def begin_and_wait(folder: str, n: int, seed: int) -> list[str]:
+    """A unit that writes a folder by itself, as a training does; a second call finds it there. Tells who began which."""
+    mark = Path(folder) / f"{n}-{seed}"
+    if not mark.exists():
+        with open(Path(folder) / "begun", "a") as file:
+            file.write(f"{os.getpid()} {seed}\n")
+        time.sleep(0.4)
+        mark.touch()
+    return [mark.name]
+
+
+def test_runs_take_different_ones_of_the_units_that_resume_by_themselves(tmp_path, start_child):
+    units = [{"folder": str(tmp_path), **unit} for unit in UNITS]
+    child = start_child(lambda: study.run(begin_and_wait, units, cached=False))
+    assert study.run(begin_and_wait, units, cached=False) == [[f"5-{seed}"] for seed in range(4)]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    begun = [line.split() for line in (tmp_path / "begun").read_text().splitlines()]
+    assert sorted(seed for _, seed in begun) == list("0123") and len({process for process, _ in begun}) == 2
+
+
+class Recording(LokyBackend):
+    """A backend of somebody's own, which tells that it was used."""
+
+    used: ClassVar[list[int]] = []
+
+    def configure(self, n_jobs=1, **options):
+        self.used.append(n_jobs)
+        return super().configure(n_jobs, **options)
+
+
+class AllAtOnce(Recording):
+    """One that gives its results together, as ray's does."""
+
+    supports_return_generator = False
+
+
+@pytest.mark.parametrize("backend", ["threading", "Recording", "AllAtOnce"])
+def test_units_are_computed_by_the_backend_that_is_asked_for_to_the_same_results(tmp_path, monkeypatch, backend):
+    expected = study.run(draw, UNITS)
+    for name, factory in (("Recording", Recording), ("AllAtOnce", AllAtOnce)):
+        joblib.register_parallel_backend(name, factory)
+    monkeypatch.setattr(Recording, "used", used := [])
+    monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "there"))
+    monkeypatch.setenv(BACKEND, backend)
+    assert study.run(draw, UNITS, workers=2) == expected
+    told = study.together(partial(deal_out, str(tmp_path / "dealt")), 2)
+    assert len(told) == 6 and used == ([] if backend == "threading" else [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("backend", "modules", "message"),
+    [
+        ("dusk", {}, "RFMI_BACKEND=dusk cannot be used: Invalid backend: dusk, expected one of .*loky"),
+        ("dask", {"distributed": None}, "RFMI_BACKEND=dask needs the package distributed.*pip install distributed"),
+        ("dask", {"distributed": ModuleType("distributed")}, "set DASK_SCHEDULER_ADDRESS"),
+        ("ray", {"ray": None}, "RFMI_BACKEND=ray needs the package ray"),
+    ],
+)
+def test_a_backend_that_is_not_there_is_refused_first(tmp_path, monkeypatch, backend, modules, message):
+    monkeypatch.setenv(BACKEND, backend)
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    units = [{"folder": str(tmp_path), **unit} for unit in UNITS]
+    with pytest.raises(ValueError, match=message):
+        study.run(counted, units)
+    with pytest.raises(ValueError, match=message):
+        study.together(partial(counted, str(tmp_path), 5, 0))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def as_set(n: int) -> set:
@@ -328,7 +404,7 @@ def test_spread_takes_evenly_and_work_folders_follow_their_settings(cache):
 
 
 SCRIPT = """
-import sys, time
+import os, time
 from pathlib import Path
 from lab import study
 
@@ -336,7 +412,7 @@ def walk(n, seed, log):
     import torch
     path = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).cumsum(0)
     with open(Path(log) / str(seed), "a") as file:
-        file.write("computed\\n")
+        file.write(f"{os.getpid()}\\n")
     time.sleep(0.15)
     return {"end": path[-1], "path": path}
 
@@ -346,19 +422,48 @@ def units(log):
 START = "import sys, walking; walking.study.run(walking.walk, walking.units(sys.argv[1]), workers=int(sys.argv[2]))"
 
 
+@pytest.fixture
+def start_run(tmp_path, monkeypatch):
+    """A function that starts a run of the units of SCRIPT, of so many workers, in a process of its own."""
+    (tmp_path / "walking.py").write_text(SCRIPT)
+    (tmp_path / "log").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "walking", raising=False)
+    paths = os.pathsep.join([str(tmp_path), str(repository_root()), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+
+    def start(workers: int = 1) -> subprocess.Popen:
+        command = [sys.executable, "-c", START, str(tmp_path / "log"), str(workers)]
+        return subprocess.Popen(command, start_new_session=True, env=environment, stderr=subprocess.DEVNULL)
+
+    return start
+
+
+@pytest.mark.slow
+def test_runs_on_one_cache_share_its_units_also_those_of_one_that_is_killed(tmp_path, cache, monkeypatch, start_run):
+    log, victim, other = tmp_path / "log", start_run(), start_run()
+    while len({path.read_text().split()[0] for path in log.iterdir()}) < 2:  # both are at it
+        assert victim.poll() is other.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.uniform(0, 0.4))
+    os.killpg(victim.pid, signal.SIGKILL)
+    walking = importlib.import_module("walking")
+    results = study.run(walking.walk, walking.units(str(log)))  # one that comes late
+    assert victim.wait() == -signal.SIGKILL and other.wait(60) == 0
+    by_unit = [path.read_text().split() for path in sorted(log.iterdir())]
+    assert len(by_unit) == 16 and {len(by) for by in by_unit} <= {1, 2}
+    again = [by for by in by_unit if len(by) == 2]
+    assert len(again) <= 1 and all(by[0] == str(victim.pid) for by in again)  # the one that it was at
+    assert str(other.pid) in sum(by_unit, [])
+    assert len(files(cache)) == 16 and not list(cache.rglob("*.claim"))
+    monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "undisturbed"))
+    assert results == study.run(walking.walk, walking.units(str(log)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, cache, monkeypatch, workers):
-    (tmp_path / "walking.py").write_text(SCRIPT)
-    log = tmp_path / "log"
-    log.mkdir()
-    paths = os.pathsep.join([str(tmp_path), str(repository_root()), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, str(log), str(workers)],
-        start_new_session=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        stderr=subprocess.DEVNULL,
-    )
+def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, cache, monkeypatch, start_run, workers):
+    log, process = tmp_path / "log", start_run(workers)
     while len(files(cache)) < 3 and process.poll() is None:
         time.sleep(0.01)
     workers_of_it = psutil.Process(process.pid).children(recursive=True)
@@ -372,8 +477,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tmp_path, cache, monkeypatch, 
     before = {path: path.stat().st_mtime_ns for path in finished}
     started = {path.name: path.read_text().count("\n") for path in log.iterdir()}
 
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "walking", raising=False)
     walking = importlib.import_module("walking")
     units = walking.units(str(log))
     resumed = study.run(walking.walk, units)

@@ -19,6 +19,7 @@ from lab import __main__ as command_line
 from lab.paths import notebooks_folder, repository_root
 from lab.study import pages, runner
 from lab.study.code import digest
+from lab.study.units import BACKEND
 from lab.study.profiles import Job, Refusal, choose_notebooks, default_parameters, numbered_notebooks, plan
 
 FAILING = """
@@ -401,6 +402,28 @@ def test_a_name_that_the_terminal_does_not_hold_ends_no_run(study, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert b"B\\xfccher" in done.stdout
+
+
+def test_a_backend_that_is_not_there_is_refused_before_a_notebook_runs(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(BACKEND, "")
+    words = ["run", "--output", str(tmp_path / "reports"), "--profile", "smoke", "--backend", "dusk"]
+    assert command_line.main(words) == command_line.REFUSED
+    assert "refused: RFMI_BACKEND=dusk cannot be used" in capsys.readouterr().err
+    assert not list((tmp_path / "reports").iterdir())
+
+
+def test_a_cache_that_is_named_from_here_is_the_same_one_for_notebooks(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RFMI_CACHE", "kept")
+    assert command_line.main(["run", "--profile", "smok"]) == command_line.REFUSED
+    assert os.environ["RFMI_CACHE"] == str(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("words", [["-p", "names", "[a"], ["--profile", "bad"]])
+def test_what_cannot_be_read_as_yaml_is_refused(study, tmp_path, capsys, words):
+    (study / "profiles" / "bad.yaml").write_text("01_small: {n_samples")
+    assert command_line.main(["run", "--output", str(tmp_path / "reports"), *words]) == command_line.REFUSED
+    assert "cannot be read as YAML" in capsys.readouterr().err
 
 
 def seconds_of(*words: str) -> float:

@@ -145,6 +145,24 @@ def test_a_unit_that_another_machine_makes_meanwhile_is_waited_for_and_not_made(
     assert list(deal(files(tmp_path, [0]), "work")) == []
 
 
+def test_what_a_dead_machine_had_taken_goes_to_another(tmp_path):
+    claim = tmp_path / "0.json.claim"
+    claim.write_text("another-machine.1")
+    os.utime(claim, (time.time() - 1000,) * 2)
+    assert work(tmp_path, [0]) == [0]
+
+
+def test_a_claim_shows_other_machines_that_its_process_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "SECONDS_BETWEEN_SIGNS", 0.01)
+    claim = tmp_path / "0.json.claim"
+    for unit in deal(files(tmp_path, [0]), "work"):
+        os.utime(claim, (time.time() - 1000,) * 2)
+        while claim.stat().st_mtime < time.time() - 500:
+            time.sleep(0.01)
+        write_atomically(files(tmp_path)[unit], "{}")
+    assert names(tmp_path) == ["0.json"]
+
+
 def test_a_claim_without_a_name_is_nobodys_after_a_while(tmp_path):
     claim = tmp_path / "0.json.claim"
     claim.touch()

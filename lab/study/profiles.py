@@ -13,11 +13,13 @@ have and goes on, so names and types are compared here with what stands in the c
 
 import ast
 import difflib
+import importlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -53,6 +55,23 @@ def check_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise Refusal(f"there is no {what} {name!r}; {advice}")
 
 
+def needed(module: str, what: str) -> ModuleType:
+    """A module that only some runs need. Raises Refusal where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise Refusal(f"{what} needs the package {package}, which is not installed; `pip install {package}`") from None
+
+
+def read_yaml(text: str, what: str) -> Any:
+    """What a text says in YAML; `what` names it. Raises Refusal for one that does not parse."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise Refusal(f"{what} cannot be read as YAML: {' '.join(str(error).split())}") from None
+
+
 def numbered_notebooks(folder: Path) -> dict[str, Path]:
     """The notebooks of the study in their order, by name."""
     return {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
@@ -71,7 +90,7 @@ def load_profile(name: str, folder: Path) -> dict[str, dict[str, Any]]:
     """The profile's parameters by notebook. Raises Refusal for an unknown one, or for one that is no such mapping."""
     files = {path.stem: path for path in folder.glob("*.yaml")}
     check_known("profile", [name], files)
-    content = yaml.safe_load(files[name].read_text(encoding="utf-8")) or {}
+    content = read_yaml(files[name].read_text(encoding="utf-8"), f"profile {name}") or {}
     if not isinstance(content, dict) or not all(isinstance(values or {}, dict) for values in content.values()):
         raise Refusal(
             f"profile {name} is not a mapping of notebook to parameters; write `notebook:` (or `{SHARED}:`) and its "
@@ -109,7 +128,7 @@ def parse_value(text: str, default: Any) -> Any:
         return text
     if isinstance(default, float) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
         return float(text)
-    return yaml.safe_load(text)
+    return read_yaml(text, f"the value {text!r}")
 
 
 def check_parameters(notebook: str, parameters: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -3,10 +3,11 @@
 A unit is one call function(**parameters) with plain parameters (task, n, seed, ...). Its file is named by the hash of
 the function's name, the parameters and what the result is computed by, as `lab.study.code` finds it.
 
-A file is there whole or not at all. One that does not parse, answers another key or fails its checksum is computed
-again, never trusted. Results go through JSON whether they were computed now or read back, so both give the same numbers
-(Python writes a double with all its digits). The seconds that a unit took stand beside its result: what a page says it
-cost is that, also where nothing had to be computed again.
+A file is there whole or not at all. One that does not parse, answers another key or fails its checksum is removed and
+computed again, never trusted. Runs that share a cache, on any number of machines, share its units. Results go through
+JSON whether they were computed now or read back, so both give the same numbers (Python writes a double with all its
+digits). The seconds that a unit took stand beside its result: what a page says it cost is that, also where nothing had
+to be computed again.
 """
 
 import json
@@ -14,7 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from tqdm import tqdm
 
 from lab.paths import cache_folder
 from lab.study.code import Meaning, canonical, digest
-from rfmi.runs import remove_leftovers, write_atomically
+from lab.study.profiles import Refusal, needed
+from rfmi.runs import deal, remove_leftovers, write_atomically
 
+BACKEND = "RFMI_BACKEND"  # the environment variable that names joblib's backend: loky, dask, ray, threading
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units
 
 
@@ -62,13 +65,19 @@ class Unit:
         return {"kind": self.kind, "parameters": json.loads(canonical(self.parameters)), "code": self.code}
 
     def read(self) -> dict[str, Any] | None:
-        """The finished unit with its `result` and `seconds`; None where there is none that can be trusted."""
+        """The finished unit with its `result` and `seconds`; None where there is none, or none any more since what was
+        there could not be trusted."""
         try:
             entry = json.loads(self.path.read_text(encoding="utf-8"))
             right = {name: entry[name] for name in self.asked} == self.asked
-            return entry if right and entry["sha256"] == digest([entry["result"], entry["seconds"]]) else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # absent, cut short or damaged: to be computed (again)
+            if right and entry["sha256"] == digest([entry["result"], entry["seconds"]]):
+                return entry
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass  # cut short or damaged
+        self.path.unlink(missing_ok=True)
+        return None
 
     def write(self, result: Any, seconds: float = 0.0) -> dict[str, Any]:
         """Keep the unit's result; returns what a later `read` will."""
@@ -90,8 +99,54 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def compute(function: Callable[..., Any], unit: Unit, kept: bool) -> tuple[str, dict[str, Any]]:
-    """(key, entry) of a unit that is computed now."""
+@contextmanager
+def chosen_backend() -> Iterator[None]:
+    """joblib's backend that RFMI_BACKEND names, where it is set; else the present one, by default loky's processes.
+
+    "dask" is the cluster whose scheduler DASK_SCHEDULER_ADDRESS names, "ray" that of RAY_ADDRESS, or this machine.
+    Raises Refusal for a backend that is not there.
+    """
+    name, options = os.environ.get(BACKEND, ""), {}
+    if name == "dask":
+        needed("distributed", f"{BACKEND}=dask")
+        options = {"scheduler_host": os.environ.get("DASK_SCHEDULER_ADDRESS")}
+        if not options["scheduler_host"]:
+            raise Refusal(f"{BACKEND}=dask needs a cluster; set DASK_SCHEDULER_ADDRESS to its scheduler's address")
+    elif name == "ray":
+        needed("ray.util.joblib", f"{BACKEND}=ray").register_ray()
+    try:
+        backend = joblib.parallel_config(name, **options) if name else nullcontext()
+    except (ValueError, OSError) as error:
+        raise Refusal(f"{BACKEND}={name} cannot be used: {error}") from error
+    with backend:
+        yield
+
+
+def parallel(workers: int, apart: bool = False) -> joblib.Parallel:
+    """`workers` of the chosen backend, whose results come as they are finished, where it can do that (ray's cannot).
+
+    apart: in processes of their own, or one after the other: threads would write the same temporary files
+    """
+    with chosen_backend():
+        backend, _ = joblib.parallel.get_active_backend()
+        stream, threads = backend.supports_return_generator, getattr(backend, "uses_threads", False)
+        workers = 1 if apart and threads else workers
+        return joblib.Parallel(n_jobs=workers, return_as="generator_unordered" if stream else "list")
+
+
+def compute(function: Callable[..., Any], unit: Unit, kept: bool, wait: bool) -> tuple[str, dict[str, Any] | None]:
+    """(key, entry) of a unit, computed now or by another run meanwhile; without wait, None where one is still at it.
+
+    kept: False computes it in every run, by one at a time: the later ones find what it wrote
+    """
+    for _ in deal({unit.key: unit.path if kept else unit.path.with_suffix(".never")}, unit.kind, wait=wait):
+        result, seconds = timed(function, unit)
+        return unit.key, unit.write(result, seconds) if kept else {"result": result, "seconds": seconds}
+    return unit.key, unit.read()
+
+
+def timed(function: Callable[..., Any], unit: Unit) -> tuple[Any, float]:
+    """(result, seconds) of a unit that is computed now."""
     started = time.perf_counter()
     try:
         with one_thread():
@@ -100,8 +155,7 @@ def compute(function: Callable[..., Any], unit: Unit, kept: bool) -> tuple[str, 
         given = ", ".join(f"{name}={value!r}" for name, value in unit.parameters.items())
         error.add_note(f"in the unit of work {unit.kind}({given})")
         raise
-    seconds = time.perf_counter() - started
-    return unit.key, unit.write(result, seconds) if kept else {"result": result, "seconds": seconds}
+    return result, time.perf_counter() - started
 
 
 def run(
@@ -117,9 +171,10 @@ def run(
 
     function: defined with `def`, in a notebook too; returns what JSON can hold, arrays and tensors included
     units: dicts of plain parameters, with their seed
-    workers: processes, of one thread each; 1 computes in this one
+    workers: processes, of one thread each, of the backend that RFMI_BACKEND names; 1 computes in this one
     uses: modules, names of modules or worlds whose code the results depend on beside what the function names
-    cached: False where the function resumes by itself: nothing but its seconds is kept, results are any objects
+    cached: False where the function resumes by itself: nothing but its seconds is kept, results are any objects, and
+        one run at a time computes a unit
 
     Raises ValueError or TypeError before anything is computed. An error in a unit names it, and finished ones stay.
     """
@@ -131,12 +186,15 @@ def run(
     if cached:
         remove_leftovers(cache_folder() / kind)
         entries = {key: entry for key, unit in by_key.items() if (entry := unit.read())}
-    missing = [unit for key, unit in by_key.items() if key not in entries]
-    if missing:
-        parallel = joblib.Parallel(n_jobs=min(workers, len(missing)), return_as="generator_unordered")
-        calls = (joblib.delayed(compute)(function, unit, cached) for unit in missing)
-        bar = {"desc": description or kind, "mininterval": 10.0, "ncols": 80}
-        entries.update(tqdm(parallel(calls), total=len(missing), **bar))
+    missing, wait = [unit for key, unit in by_key.items() if key not in entries], False
+    with tqdm(desc=description or kind, total=len(missing), mininterval=10.0, ncols=80, disable=not missing) as bar:
+        while missing:
+            calls = [joblib.delayed(compute)(function, unit, cached, wait) for unit in missing]
+            for key, entry in parallel(min(workers, len(missing)))(calls):
+                if entry is not None:
+                    entries[key] = entry
+                    bar.update()
+            missing, wait = [unit for unit in missing if unit.key not in entries], True
     for key, unit in by_key.items():
         note_seconds(key, entries[key]["seconds"] if cached else longest(unit, entries[key]["seconds"]))
     return [entries[unit.key]["result"] for unit in asked]
@@ -146,21 +204,22 @@ def together(function: Callable[[], Any], workers: int = 1) -> Any:
     """`function()` in `workers` processes at once that share its work; returns the result of the first.
 
     function: calls `rfmi.select` or `rfmi.evaluate` on one folder, where the next missing unit goes to whoever is free
-    workers: processes, of one thread each; an error in one ends all
+    workers: processes, of one thread each, of the backend that RFMI_BACKEND names; an error in one ends all
     """
     check_workers(workers)
     unit = Unit("together", {}, Meaning(function, (), strict=False).version())
     started = time.perf_counter()
-    results = joblib.Parallel(n_jobs=workers)(joblib.delayed(one_of_several)(function, i) for i in range(workers))
+    calls = [joblib.delayed(one_of_several)(function, i) for i in range(workers)]
+    results = dict(parallel(workers, apart=True)(calls))
     note_seconds(unit.key, longest(unit, workers * (time.perf_counter() - started)))
     return results[0]
 
 
-def one_of_several(function: Callable[[], Any], number: int) -> Any:
-    """`function()` on one thread; its result from the first process only, since all are the same."""
+def one_of_several(function: Callable[[], Any], number: int) -> tuple[int, Any]:
+    """(number, `function()`) on one thread; the result from the first process only, since all are the same."""
     with one_thread():
         result = function()
-    return result if number == 0 else None
+    return number, result if number == 0 else None
 
 
 def check_workers(workers: int) -> None:
