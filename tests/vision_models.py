@@ -1,4 +1,6 @@
-"""Tiny models of the real classes, of random weights, in the places that `lab.worlds.vision` looks into."""
+"""What a world of hub models needs, in small: models of the real classes, of random weights, in the places that
+`lab.worlds.vision` looks into, and prompts in T2I-CompBench's file form.
+"""
 
 from string import ascii_lowercase
 
@@ -54,7 +56,7 @@ def build_detector(folder):
     text = _clip_text(tokenizer) | {"max_position_embeddings": 16}
     config = Owlv2Config(text_config=text, vision_config=vision, projection_dim=16)
     processor = Owlv2ImageProcessorPil(size={"height": 32, "width": 32})
-    _write(folder, Owlv2ForObjectDetection(config), processor, tokenizer)
+    _write(folder, Owlv2ForObjectDetection(config), processor, tokenizer, spread=0.2)
 
 
 def build_depth(folder):
@@ -68,7 +70,7 @@ def build_depth(folder):
         head_hidden_size=8,
     )  # fmt: skip
     processor = DPTImageProcessorPil(size={"height": 28, "width": 28}, ensure_multiple_of=14, keep_aspect_ratio=True)
-    _write(folder, DepthAnythingForDepthEstimation(config), processor)
+    _write(folder, DepthAnythingForDepthEstimation(config), processor, spread=0.2)
 
 
 BUILDERS = {
@@ -88,11 +90,37 @@ def build_all(folder):
     return environment
 
 
-def _write(folder, model, *others):
+def write_prompts(folder, train=14, val=7):
+    """Sentences of our own as {category}_train.txt and {category}_val.txt, without a final newline; returns the
+    environment that points to them.
+    """
+    things = "kettle lantern wagon anvil trumpet barrel ladder".split()
+    paints = "teal maroon ochre crimson ivory indigo".split()
+    forms = "hexagonal domed narrow curved flat".split()
+    stuffs = "velvet copper woollen marble".split()
+    flat = ("on the left of", "on top of", "next to", "on the right of", "on the bottom of", "on the top of")
+    folder.mkdir(parents=True, exist_ok=True)
+    for category, sentence in {
+        "color": lambda i, a, b: f"a {paints[i % 6]} {a} and a {paints[(i + 1) % 6]} {b}",
+        "shape": lambda i, a, b: f"a {forms[i % 5]} {a} and a {forms[(i + 2) % 5]} {b}",
+        "texture": lambda i, a, b: f"a {stuffs[i % 4]} {a} and a {stuffs[(i + 1) % 4]} {b}",
+        "spatial": lambda i, a, b: f"a {a} {flat[i % 6]} a {b}",
+        "3d_spatial": lambda i, a, b: f"a {a} {('in front of', 'behind', 'hidden by')[i % 3]} a {b}",
+        "numeracy": lambda i, a, b: f"{('two', 'three', 'one')[i % 3]} {a}s and {('four', 'five')[i % 2]} {b}s",
+        "non_spatial": lambda i, a, b: f"A miller is carrying a {a} past a {b}.",
+        "complex": lambda i, a, b: f"The {paints[i % 6]} {a} {('was on top of', 'rolled towards')[i % 2]} the dull {b}.",
+    }.items():
+        texts = [sentence(i, things[i % 7], things[(i + 1 + i // 7) % 7]) for i in range(train + val)]
+        (folder / f"{category}_train.txt").write_text("\n".join(texts[:train]), "utf-8")
+        (folder / f"{category}_val.txt").write_text("\n".join(texts[train:]), "utf-8")
+    return {"RFMI_COMPBENCH": str(folder)}
+
+
+def _write(folder, model, *others, spread=0.5):
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim > 1:  # so large that images and texts matter
-            torch.nn.init.normal_(parameter, std=0.5)
+            torch.nn.init.normal_(parameter, std=spread)
     with quietly():
         for each in (model, *others):
             each.save_pretrained(folder)
