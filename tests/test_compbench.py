@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tests.vision_models import build_all, write_prompts
+from vision_models import build_all, write_prompts
 
 from lab.paths import repository_root
 from lab.worlds import compbench, load_world, vision
@@ -93,8 +93,6 @@ TO_THE_RIGHT = torch.arange(20.0).repeat(10, 1)  # (height, width) = (10, 20), n
 def test_places_in_depth(one, other, expected):
     assert deep_position("front", one, other, TO_THE_RIGHT) == pytest.approx(expected)
     assert deep_position("behind", other, one, TO_THE_RIGHT) == pytest.approx(expected)
-    turned = [(top, left, bottom, right) for left, top, right, bottom in (one, other)]
-    assert deep_position("front", *turned, TO_THE_RIGHT.T, published=True) == 0 or expected  # see below
 
 
 def test_published_depth_is_read_with_its_axes_exchanged():
@@ -155,7 +153,8 @@ def test_numbers_count_half_for_being_there():
 def test_noun_phrases_are_what_is_asked_about():
     assert phrases("a teal kettle and a maroon wagon") == ("a teal kettle", "a maroon wagon")
     assert phrases("The teal kettle was on top of the wooden anvil.") == ("The teal kettle", "the wooden anvil")
-    assert len(phrases(", ".join(f"a {word} lantern" for word in "teal red blue green grey black white dark old".split()))) == 8
+    many = "teal red blue green grey black white dark old".split()
+    assert len(phrases(", ".join(f"a {word} lantern" for word in many))) == 8
 
 
 @needs_spacy
@@ -200,19 +199,18 @@ def test_published_relations_lose_on_top_of_and_the_names_of_people():
         ("a trumpet, four geese and one traffic light", (("trumpet", 1), ("goose", 4), ("traffic light", 1))),
         ("five people gathered for a feast", (("person", 5),)),
         ("three small wagons rolled down the hill", (("wagon", 3),)),
-        ("wagons on a hill", ()),
+        ("the wagons stood on a hill", ()),
     ],
 )
 def test_things_and_their_numbers(prompt, expected):
-    got = things_and_numbers(prompt)
-    assert got == expected or prompt == "wagons on a hill" and got == (("hill", 1),)
+    assert things_and_numbers(prompt) == expected
 
 
 @needs_spacy
 def test_actions_are_verbs_without_adjectives():
     assert language.has_action("The teal kettle rolled towards the dull anvil.")
     assert not language.has_action("The kettle was on the anvil.")
-    assert language.without_adjectives("The old kettle rolled towards the dull anvil.") == "The kettle rolled towards the anvil ."
+    assert language.without_adjectives("The old kettle rolled off the dull anvil") == "The kettle rolled off the anvil"
 
 
 @needs_spacy
@@ -253,22 +251,23 @@ def test_a_missing_spacy_is_named_in_one_sentence(monkeypatch):
 
 def test_prompts_are_unique_in_order_and_split(world, tmp_path, monkeypatch):
     assert world.categories == CATEGORIES and world.pipeline() is None
+    assert len(world.sources) == 2 + 16 and all(Path(path).is_file() for path in world.sources[2:])
     for category in CATEGORIES:
         splits = {split: world.prompts(category, split) for split in ("train", "val", "locked")}
         assert [len(texts) for texts in splits.values()] == [12, 2, 7]
         assert len({text for texts in splits.values() for text in texts}) == 21
+    once = world.prompts("color", "train"), world.prompts("color", "locked")
+    assert once[0][0] == "a teal kettle and a maroon lantern"
     for path in Path(os.environ["RFMI_COMPBENCH"]).iterdir():
         text = path.read_text("utf-8")
-        (tmp_path / path.name).write_bytes((text + "\n \n" + text + "\r\n").encode("utf-8-sig"))  # all of it twice
+        (tmp_path / path.name).write_bytes((text + "\n \n" + text + "\r\n").encode("utf-8-sig"))
     monkeypatch.setenv("RFMI_COMPBENCH", str(tmp_path))
-    assert all(world.prompts(category, split) == files._split(world_folder, category)[split]
-               for world_folder in [str(tmp_path)] for category in CATEGORIES for split in ("train", "locked"))
-    assert world.prompts("color", "train")[0] == "a teal kettle and a maroon lantern"
-    assert len(world.prompts("color", "locked")) == 7
+    assert (world.prompts("color", "train"), world.prompts("color", "locked")) == once
 
 
 def test_the_hubs_tables_are_read_as_the_texts_are(world, tmp_path, monkeypatch):
-    expected = {(category, split): world.prompts(category, split) for category in CATEGORIES for split in ("val", "locked")}
+    keys = [(category, split) for category in CATEGORIES for split in ("val", "locked")]
+    expected = {key: world.prompts(*key) for key in keys}
     for path in Path(os.environ["RFMI_COMPBENCH"]).iterdir():
         table = tmp_path / path.stem / f"{path.stem.partition('_')[2]}-00000-of-00001.parquet"
         table.parent.mkdir()
@@ -293,7 +292,7 @@ def test_a_mixed_split_is_refused_and_a_few_shared_prompts_are_left_out(folder):
     train.write_text(train.read_text() + "\n" + many[0])
     assert many[0] not in {*compbench.prompts("color", "train"), *compbench.prompts("color", "val")}
     assert len(compbench.prompts("color", "locked")) == 40
-    files._lines.cache_clear(), files._split.cache_clear()
+    files._prompts.cache_clear(), files.splits.cache_clear()
     train.write_text("\n".join(many[:30]))
     with pytest.raises(ValueError, match="30 of the 40 validation prompts of color .* mixed split"):
         compbench.prompts("color")
@@ -352,11 +351,13 @@ def test_all_eight_categories_are_judged_on_models_of_random_weights(world, monk
 @needs_spacy
 def test_the_judge_puts_the_parts_together(world, monkeypatch):
     boxes = {"kettle": HERE, "anvil": (0, 100, 10, 110), "wagon": THERE}
-    monkeypatch.setattr(vision, "detect", lambda images, names: [
-        [Detection(name, 0.8, boxes[name]) for name in each if name in boxes] for each in names
-    ])  # fmt: skip
-    monkeypatch.setattr(vision, "yes_probability", lambda images, questions: torch.tensor([0.5 if "teal" in q else 0.8 for q in questions]))
-    monkeypatch.setattr(vision, "clip_cosine", lambda images, texts: torch.full((len(images),), 0.3))
+    said = {
+        "detect": lambda _, names: [[detection(e, 0.8, boxes[e]) for e in each if e in boxes] for each in names],
+        "yes_probability": lambda _, questions: torch.tensor([0.5 if "teal" in each else 0.8 for each in questions]),
+        "clip_cosine": lambda _, texts: torch.full((len(texts),), 0.3),
+    }
+    for function, answer in said.items():
+        monkeypatch.setattr(vision, function, answer)
     image = torch.zeros(1, 3, 512, 512)
 
     def score(prompt, category, **options):
@@ -379,7 +380,11 @@ def test_the_judge_puts_the_parts_together(world, monkeypatch):
 
 @pytest.mark.parametrize(
     ("texts", "category", "message"),
-    [(["a kettle"], "color", "2 images and 1 prompts"), ("ab", "color", "2 images and 2"), (["a", "b"], "colour", "one of color")],
+    [
+        (["a kettle"], "color", "2 images and 1 prompts"),
+        ("ab", "color", "2 images and 2 prompts"),
+        (["a", "b"], "colour", "give one of color"),
+    ],
 )
 def test_a_call_that_does_not_fit_is_refused(texts, category, message):
     with pytest.raises(ValueError, match=message):
@@ -392,7 +397,7 @@ def test_a_call_that_does_not_fit_is_refused(texts, category, message):
 @needs_benchmark
 def test_the_benchmarks_files_are_read_whole(monkeypatch, tmp_path):
     monkeypatch.setenv("RFMI_COMPBENCH", str(BENCHMARK))
-    unique = {category: len(files._lines(str(BENCHMARK), f"{category}_train")) for category in CATEGORIES}
+    unique = {category: len(files._prompts(str(BENCHMARK), category, "train")) for category in CATEGORIES}
     assert unique == dict.fromkeys(CATEGORIES, 700) | {"color": 679, "shape": 685, "texture": 695}
     texts = set()
     for category in CATEGORIES:
@@ -409,5 +414,6 @@ def test_the_benchmarks_files_are_read_whole(monkeypatch, tmp_path):
 @needs_spacy
 def test_204_of_the_900_attribute_prompts_have_not_two_noun_phrases(monkeypatch):
     monkeypatch.setenv("RFMI_COMPBENCH", str(BENCHMARK))
-    counts = [len(phrases(text)) for name in ("color", "shape", "texture") for text in compbench.prompts(name, "locked")]
+    names = ("color", "shape", "texture")
+    counts = [len(phrases(text)) for name in names for text in compbench.prompts(name, "locked")]
     assert len(counts) == 900 and sum(count != 2 for count in counts) == 204

@@ -1,4 +1,4 @@
-"""What pretrained models say of images: as transformers' own calls say it, in any batch, from folders that hold them."""
+"""What pretrained models say of images: what transformers' own calls say, in any batch, or which folder is no model."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.vision_models import build_all
+from vision_models import build_all
 from torch.nn import functional
 from transformers import (
     AutoTokenizer,
@@ -131,7 +131,8 @@ def test_the_overlap_of_two_boxes(one, other, expected):
 
 def test_depth_is_the_models_at_the_images_size(places, monkeypatch, tmp_path):
     folder = places["RFMI_VISION_DEPTH"]
-    model, processor = DepthAnythingForDepthEstimation.from_pretrained(folder), DPTImageProcessorPil.from_pretrained(folder)
+    model = DepthAnythingForDepthEstimation.from_pretrained(folder).eval()
+    processor = DPTImageProcessorPil.from_pretrained(folder)
     with torch.no_grad():
         answer = model(processor(PICTURES, return_tensors="pt").pixel_values).predicted_depth
     near = depth(IMAGES)

@@ -108,7 +108,7 @@ def write_prompts(folder, train=14, val=7):
         "3d_spatial": lambda i, a, b: f"a {a} {('in front of', 'behind', 'hidden by')[i % 3]} a {b}",
         "numeracy": lambda i, a, b: f"{('two', 'three', 'one')[i % 3]} {a}s and {('four', 'five')[i % 2]} {b}s",
         "non_spatial": lambda i, a, b: f"A miller is carrying a {a} past a {b}.",
-        "complex": lambda i, a, b: f"The {paints[i % 6]} {a} {('was on top of', 'rolled towards')[i % 2]} the dull {b}.",
+        "complex": lambda i, a, b: f"The {paints[i % 6]} {a} {('was on top of', 'rolled to')[i % 2]} the dull {b}.",
     }.items():
         texts = [sentence(i, things[i % 7], things[(i + 1 + i // 7) % 7]) for i in range(train + val)]
         (folder / f"{category}_train.txt").write_text("\n".join(texts[:train]), "utf-8")

@@ -1,16 +1,16 @@
 """T2I-CompBench (arXiv 2307.06350) as a world: its prompts and its metrics, on the models of `lab.worlds.vision`.
 
-    RFMI_COMPBENCH             the folder of {category}_train.txt and {category}_val.txt, or the data set's name on the hub
-    RFMI_COMPBENCH_PUBLISHED   1 for the published evaluator's own behaviour, faults and all; `published` in the functions
+    RFMI_COMPBENCH              the folder of {category}_train.txt and {category}_val.txt, or a data set of the hub
+    RFMI_COMPBENCH_PUBLISHED    1 for the published evaluator's behaviour, faults and all (`published` in functions)
 
-`score` is the metric of the category: BLIP-VQA (color, shape, texture), detector (spatial, numeracy), detector and depth
-(3d_spatial), CLIPScore (non_spatial), the mean of those that apply (complex); the detector is OWLv2 in place of UniDet,
-so that scores compare between models, not with published tables, except for the first three and CLIPScore. `aligned` is
-a score of at least a half, which no CLIPScore reaches: judge non_spatial by `score`.
+`score` is the category's metric: BLIP-VQA (color, shape, texture), a detector (spatial, numeracy), a detector and depth
+(3d_spatial), CLIPScore (non_spatial), the mean of those that apply (complex). The detector is OWLv2 in place of UniDet:
+scores that need it compare models, and are not those of published tables. `aligned` is a score of at least a half,
+which no CLIPScore reaches: look at `score` for non_spatial.
 
-Two of the published faults have no counterpart here: prompts come as they are and not from file names, and the category
-says what a prompt is, not a flag of which "False" is true. Read by spaCy, CHUNKS of the 900 validation prompts of color,
-shape and texture have other than two noun phrases, so that splitting at "and" is another metric.
+Two published faults have no switch: prompts are not read back from file names, and what a prompt is says its category,
+not a flag whose "False" is true. Of the 900 validation prompts of color, shape and texture, 204 have not two noun
+phrases (spaCy), so that splitting at "and" would be another metric.
 """
 
 from __future__ import annotations
@@ -24,16 +24,21 @@ import torch
 from torch import Tensor
 
 from lab.worlds import vision
-from lab.worlds.compbench import formulas, language
-from lab.worlds.compbench.files import CATEGORIES, prompts_of
+from lab.worlds.compbench import files, formulas, language
 
 name = "compbench"
-categories = CATEGORIES
-sources = ("lab.worlds.compbench", "lab.worlds.vision")
+categories = files.CATEGORIES
+
+
+def __getattr__(attribute: str) -> tuple[str, ...]:
+    """`sources`, with the files of prompts."""
+    if attribute == "sources":
+        return "lab.worlds.compbench", "lab.worlds.vision", *map(str, files.paths(files.source()))
+    raise AttributeError(f"module {__name__!r} has no attribute {attribute!r}")
 
 
 def identity() -> dict[str, str | bool]:
-    """What the judge's numbers depend on besides this code: the models by name, and whose behaviour it is."""
+    """What the judge's numbers depend on besides code and files: the models by name, and whose behaviour it is."""
     return {variable: vision.named(variable) for variable in vision.MODELS} | {"published": is_published()}
 
 
@@ -46,7 +51,7 @@ def prompts(category: str, split: str = "val") -> tuple[str, ...]:
     """The benchmark's prompts, each once: "train" and "val", on which things are chosen, of its training file, and
     "locked", its validation file, by which models are compared.
     """
-    texts = prompts_of(category)[split]
+    texts = files.splits(files.source(), category)[split]
     known = {"spatial": language.FLAT, "3d_spatial": language.DEEP}.get(category)
     lost = [text for text in texts if known and language.relation(text, known) is None]
     if lost:

@@ -63,11 +63,11 @@ def phrases(prompt: str, published: bool = False) -> tuple[str, ...]:
     return tuple(chunks[:MOST_PHRASES] or ([] if published else [prompt.strip(" .")]))
 
 
-def relation(prompt: str, known: dict[str, str], published: bool = False) -> tuple[str, str] | None:
-    """The words of a relation and its name, None where a prompt has none. known: FLAT or DEEP."""
+def relation(prompt: str, known: dict[str, str], published: bool = False) -> tuple[str, int, int] | None:
+    """The name of a relation, and where its words begin and end; None where there is none. known: FLAT or DEEP."""
     for words, name in known.items():
-        if words in prompt if published else re.search(rf"\b{words}\b", prompt, re.IGNORECASE):
-            return words, name
+        if match := re.search(words if published else rf"(?i)\b{words}\b", prompt):
+            return "nothing" if published and words == "on top of" else name, *match.span()
     return None
 
 
@@ -82,21 +82,18 @@ def two_things(
     said = relation(prompt, known, published)
     if said is None:
         return None
-    doc = read(prompt)
-    start = re.search(rf"\b{said[0]}" if not published else said[0], prompt, re.IGNORECASE).start()
-    before = [token for token in _nouns(doc) if token.idx < start]
-    after = [token for token in _nouns(doc) if token.idx >= start + len(said[0])]
+    name, begin, end = said
+    nouns = [token for token in read(prompt) if token.pos_ in ("NOUN", "PROPN")]
+    before, after = ([token for token in nouns if token.idx < begin], [token for token in nouns if token.idx >= end])
     if published and not within:
-        before, after = _nouns(doc)[:1], _nouns(doc)[-1:]
+        before, after = nouns[:1], nouns[-1:]
     elif not published:
         after = [token for token in after if not (token.dep_ == "compound" and token.head.i > token.i)]
     if not before or not after:
         return None
-    one, other = before[-1], after[0]
-    if published:
-        one, other = ("person" if token.text in PERSONS else token.text for token in (one, other))
-        return one, "nothing" if said[0] == "on top of" else said[1], other
-    return _name(one), said[1], _name(other)
+    pair = before[-1], after[0]
+    one, other = (("person" if each.text in PERSONS else each.text) if published else _name(each) for each in pair)
+    return one, name, other
 
 
 def things_and_numbers(prompt: str) -> tuple[tuple[str, int], ...]:
@@ -156,10 +153,6 @@ def _swapped(prompt: str, one: tuple[int, int], other: tuple[int, int]) -> str:
 
 def _articles(text: str) -> str:
     return re.sub(r"\b([Aa])n?(?= (\w))", lambda m: m[1] + "n" * (m[2].lower() in "aeiou"), text)
-
-
-def _nouns(doc: Doc) -> list[Token]:
-    return [token for token in doc if token.pos_ in ("NOUN", "PROPN")]
 
 
 def _name(noun: Token, singular: bool = False) -> str:
