@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import import_module
+from itertools import combinations
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -125,22 +126,20 @@ def exchanged(prompt: str, seed: int | str) -> str | None:
     """The prompt with two of its own attributes, or two of its own things, in each other's place; None where that says
     the same or there are no two.
     """
-    chunks = [(chunk, chunk.root) for chunk in read(prompt).noun_chunks if chunk.text not in NO_THINGS]
+    chunks = [chunk for chunk in read(prompt).noun_chunks if chunk.text not in NO_THINGS]
     parts = []  # (attribute, thing) of each noun phrase, as spans of characters
-    for chunk, root in chunks:
-        first = next((token for token in chunk if token.pos_ not in ("DET", "PRON")), root)
-        parts.append(((first.idx, max(first.idx, root.idx - 1)), (root.idx, root.idx + len(root.text))))
+    for chunk in chunks:
+        thing = _compound(chunk.root)[0].idx
+        first = next((token.idx for token in chunk if token.pos_ not in ("DET", "PRON")), thing)
+        parts.append(((first, max(first, thing - 1)), (thing, chunk.root.idx + len(chunk.root))))
+    stretches = zip((thing[1] for _, thing in parts[:-1]), (chunk.start_char for chunk in chunks[1:]), strict=True)
+    gaps = [prompt[begin:end].strip(" ,").lower() for begin, end in stretches]
     texts = set()
-    for i in range(len(parts)):
-        for j in range(i + 1, len(parts)):
-            between = prompt[parts[i][1][1] : chunks[j][0].start_char].strip(" ,").lower()
-            pairs = [(parts[i][k], parts[j][k]) for k in (0, 1)]
-            differs = [prompt[slice(*one)].lower() != prompt[slice(*other)].lower() for one, other in pairs]
-            if between in SAME_BOTH_WAYS and not all(differs):
-                continue
-            for (one, other), differ in zip(pairs, differs, strict=True):
-                if differ and all(begin < end for begin, end in (one, other)):
-                    texts.add(_swapped(prompt, one, other))
+    for i, j in combinations(range(len(parts)), 2):
+        pairs = list(zip(parts[i], parts[j], strict=True))
+        different = [pair for pair in pairs if len({prompt[slice(*span)].lower() for span in pair}) == 2]
+        if len(different) == 2 or not SAME_BOTH_WAYS.issuperset(gaps[i:j]):
+            texts |= {_swapped(prompt, *pair) for pair in different if all(begin < end for begin, end in pair)}
     return Random(f"{prompt} {seed}").choice(sorted(texts)) if texts else None
 
 
@@ -155,8 +154,12 @@ def _articles(text: str) -> str:
     return re.sub(r"\b([Aa])n?(?= (\w))", lambda m: m[1] + "n" * (m[2].lower() in "aeiou"), text)
 
 
-def _name(noun: Token, singular: bool = False) -> str:
+def _compound(noun: Token) -> list[Token]:
     """A noun with what it is compounded of: "traffic light"."""
-    last = noun.lemma_ if singular else noun.text
-    words = [token.text for token in noun.lefts if token.dep_ == "compound"]
+    return [*(token for token in noun.lefts if token.dep_ == "compound"), noun]
+
+
+def _name(noun: Token, singular: bool = False) -> str:
+    *words, last = (token.text for token in _compound(noun))
+    last = noun.lemma_ if singular else last
     return " ".join([*words, {"people": "person"}.get(last, last)]).lower()
