@@ -38,7 +38,7 @@ $(READY): requirements.lock
 lock:
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --editable ".[study,test]"
+	.venv-lock/bin/python -m pip install --quiet --editable ".[study,cluster,compbench,test]"
 	{ echo '# Python 3.11. All that pyproject.toml asks for, with its extras, and what that needs; written by "make lock".'; \
 	  .venv-lock/bin/python -m pip freeze --exclude-editable | grep -v -E '^(nvidia|cuda|triton)' | sed -E 's/\+[A-Za-z0-9.]+$$//'; \
 	} > requirements.lock

@@ -16,7 +16,7 @@ from packaging.version import Version
 from lab.paths import repository_root
 
 ROOT = repository_root()
-OWN = {"rfmi", "lab", "slow_work"}
+OWN = {"rfmi", "lab", "slow_work", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
 CONDA_NAMES = {"pytorch": "torch"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
