@@ -35,7 +35,7 @@ def digest(value: Any) -> str:
 
 
 def code_version(*modules: Any) -> str:
-    """The hash of modules or their names, of a package every module in it; of worlds, by their `sources`; of other
+    """The hash of modules or their names, of a package every module in it; of worlds, by their `sources` and `identity`; of other
     files, by their paths in the checkout, as "data/base_model/checksums.json".
     """
     sources = {}
@@ -43,7 +43,7 @@ def code_version(*modules: Any) -> str:
         if isinstance(module, str) and "/" in module:
             sources[module] = hashlib.sha256((repository_root() / module).read_bytes()).hexdigest()
         elif hasattr(module, "sources"):
-            sources[module.name] = code_version(*module.sources)
+            sources[module.name] = [code_version(*module.sources), module.identity]
         else:
             module = importlib.import_module(module) if isinstance(module, str) else module
             file = Path(module.__file__)
