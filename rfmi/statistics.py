@@ -44,6 +44,19 @@ def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> 
     return Mean.of(array.mean(), array[chosen].mean(1), len(array))
 
 
+def concordance(truth: ArrayLike, scores: ArrayLike) -> float:
+    """Of the pairs (i, j) with truth_i > truth_j, the share that the scores order alike, ties counting half.
+
+    truth, scores: (n,). Where the truth is yes or no, it is the area under the ROC curve. ValueError where all is alike.
+    """
+    truth, scores = np.asarray(truth, float), np.asarray(scores, float)
+    above = truth[:, None] > truth
+    if not above.any():
+        raise ValueError("nothing is truer than anything else; leave out groups whose truth is all alike")
+    ahead = scores[:, None] - scores
+    return float(((np.sign(ahead) + 1) / 2)[above].mean())
+
+
 def mean_of_categories(values: Numbers, seed: int, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Rows of value, low, high and n (prompts), by category and in the mean of the categories.
 

@@ -1,12 +1,15 @@
 """Pipelines of the notebooks' units: what LoRAs add is merged as diffusers itself would load it."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 
 from lab import study
+from lab.study.models import transformer_alone
 from lab.worlds import load_world
 from rfmi.finetuning import FinetuningSettings, finetune
 from rfmi.pipelines import PipelineField
@@ -80,3 +83,24 @@ def test_merged_loras_draw_what_diffusers_draws_with_them_loaded(pipeline, loras
 def test_a_weight_that_is_none_is_refused(weight, tmp_path):
     with pytest.raises(ValueError, match="weight of the LoRAs is .* above 0"):
         study.pipeline("", HERE, loras=[tmp_path], weight=weight)
+
+
+def test_of_a_named_model_nothing_but_the_transformer_is_loaded_to_merge_into(loras, tmp_path, pipeline):
+    pipeline.save_pretrained(tmp_path / "model")
+    alone = transformer_alone(str(tmp_path / "model"), HERE, "float32")
+    assert {name for name, part in alone.components.items() if part is not None} == {"transformer", "scheduler"}
+    merged = study.pipeline(str(tmp_path / "model"), HERE, loras=loras, weight=1.3)
+    plain = study.pipeline(str(tmp_path / "model"), HERE)
+    assert merged.vae is plain.vae and merged.text_encoder is plain.text_encoder
+    for name, value in study.pipeline("", HERE, loras=loras, weight=1.3).transformer.state_dict().items():
+        assert torch.equal(value, merged.transformer.state_dict()[name])
+
+
+def test_other_weights_have_another_name(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "one")
+    with torch.no_grad():
+        changed = deepcopy(pipeline.transformer)
+        next(changed.parameters()).mul_(1.1)
+    StableDiffusion3Pipeline(**pipeline.components | {"transformer": changed}).save_pretrained(tmp_path / "other")
+    names = [study.weights_of(str(tmp_path / name), HERE) for name in ("one", "other")]
+    assert names[0] == study.weights_of("", HERE) != names[1]

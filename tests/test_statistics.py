@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
+from sklearn.metrics import roc_auc_score
 
 from lab.oracles.ranking import place_of_choice, rank_correlation
 from rfmi.statistics import (
     MEAN,
     bootstrap_mean,
+    concordance,
     mean_of_categories,
     share_of_the_way,
 )
@@ -126,3 +128,23 @@ def test_faults_are_named_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message) as fault:
         call()
     assert "\n" not in str(fault.value)
+
+
+# Concordance within a prompt
+
+
+@pytest.mark.parametrize("decimals", [0, 6])
+def test_concordance_is_the_area_of_verdicts_and_kendalls_of_grades(decimals):
+    random = np.random.default_rng(0)
+    truth = random.normal(size=40)
+    scores = (truth + random.normal(size=40)).round(decimals)
+    verdicts = truth > 0.3
+    assert concordance(verdicts, scores) == pytest.approx(roc_auc_score(verdicts, scores), abs=1e-12)
+    if decimals:
+        assert 2 * concordance(truth, scores) - 1 == pytest.approx(kendalltau(truth, scores).statistic, abs=1e-12)
+    assert concordance(truth, truth) == 1 and concordance(truth, -truth) == 0 and concordance(truth, 0 * truth) == 0.5
+
+
+def test_a_truth_that_is_all_alike_is_refused():
+    with pytest.raises(ValueError, match="all alike"):
+        concordance([1, 1, 1], [0.1, 0.2, 0.3])

@@ -6,22 +6,8 @@ import sys
 from textwrap import dedent
 
 import pytest
-import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
 from papermill import PapermillExecutionError, execute_notebook
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5TokenizerFast,
-)
+from small_pipelines import save_stable_diffusion_3_5
 
 from lab.paths import data_folder, notebooks_folder
 
@@ -58,55 +44,10 @@ def pipeline(device="cpu", dtype=None):
 SMALL = {"workers": 1, "output": ""}
 
 
-def clip_tokenizer():
-    """Bytes, inside and at the end of a word: every text has tokens."""
-    tokens = [chr(byte) for byte in range(33, 127)]
-    tokens += [f"{token}</w>" for token in tokens]
-    vocabulary = {token: i for i, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
-
-
-def clip_encoder(tokenizer):
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, projection_dim=16, num_hidden_layers=2,
-        num_attention_heads=2, **ids,
-    )  # fmt: skip
-    return CLIPTextModelWithProjection(config)
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of a small Stable Diffusion 3 of random weights, with 16 latent channels and all three encoders."""
-    torch.manual_seed(0)
-    tokenizer, specials = clip_tokenizer(), [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    letters = [(chr(byte), -3.0) for byte in range(33, 127)]
-    t5_tokenizer = T5TokenizerFast(vocab=[*specials, ("\u2581", -2.0), *letters], extra_ids=0)
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    pipeline = StableDiffusion3Pipeline(
-        transformer=SD3Transformer2DModel(
-            sample_size=8, in_channels=16, out_channels=16, num_layers=2, attention_head_dim=16,
-            num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=32, pooled_projection_dim=32,
-            pos_embed_max_size=12,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=AutoencoderKL(
-            block_out_channels=(8, 8), norm_num_groups=4, latent_channels=16, layers_per_block=1, **blocks,
-            shift_factor=0.06, scaling_factor=1.5,
-        ),
-        text_encoder=clip_encoder(tokenizer),
-        tokenizer=tokenizer,
-        text_encoder_2=clip_encoder(tokenizer),
-        tokenizer_2=tokenizer,
-        text_encoder_3=T5EncoderModel(
-            T5Config(vocab_size=len(t5_tokenizer), d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-        ),
-        tokenizer_3=t5_tokenizer,
-    )  # fmt: skip
-    for parameter in pipeline.transformer.parameters():  # so large that prompts matter
-        torch.nn.init.normal_(parameter, std=0.1)
     folder = tmp_path_factory.mktemp("model")
-    pipeline.save_pretrained(folder)
+    save_stable_diffusion_3_5(folder)
     return str(folder)
 
 

@@ -88,26 +88,46 @@ def seconds_of(losses: Iterator[float], steps: int) -> float:
     return time.perf_counter() - start
 
 
+def copy_of(pipeline: StableDiffusion3Pipeline, gradient_checkpointing: bool) -> StableDiffusion3Pipeline:
+    """The pipeline with a transformer of its own; all else is shared."""
+    transformer = deepcopy(pipeline.transformer)
+    if gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return StableDiffusion3Pipeline(**pipeline.components | {"transformer": transformer})
+
+
 def throughput(
-    pipeline: DiffusionPipeline, prompts: Sequence[str], *, batch: int, rounds: int, steps: int, precision: str = "no"
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    *,
+    batch: int,
+    rounds: int,
+    steps: int,
+    precision: str = "no",
+    gradient_checkpointing: bool = False,
+    height: int | None = None,
+    width: int | None = None,
 ) -> dict:
     """Samples a second of both loops and the ratio of ours to theirs: medians over rounds, the ratio with its range.
 
-    pipeline: it is copied, and left as it is; where it is no Stable Diffusion 3, which the script is for, all is NaN
+    pipeline: its transformer is copied, and left as it is; where it is no Stable Diffusion 3, which the script is for,
+        all is NaN
     prompts: that the latents, which are noise, are said to show
     batch, rounds, steps: images a step, turns that each loop takes, steps a turn
+    precision, gradient_checkpointing: of both loops; height, width: of the images, in pixels
     """
     if not isinstance(pipeline, StableDiffusion3Pipeline):
         return {"samples_a_second": {}, "ratio": math.nan, "smallest": math.nan, "largest": math.nan}
     endless = {"steps": 10**9, "checkpoint_seconds": math.inf}
     settings = FinetuningSettings(weighting="top", batch=batch, mixed_precision=precision, **endless)
-    field = PipelineField(pipeline, prompts)
+    field = PipelineField(pipeline, prompts, height=height, width=width)
     latents = torch.randn(max(256, batch), *field.shape, generator=torch.Generator().manual_seed(0))
     pairs = Pairs(latents, torch.arange(len(latents)) % len(prompts), field.conditioning.to("cpu"))
     with TemporaryDirectory() as folder:
+        copies = [copy_of(pipeline, gradient_checkpointing) for _ in range(2)]
         loops = {
-            "ours": our_loop(deepcopy(pipeline), pairs, settings, Path(folder)),
-            "diffusers": diffusers_loop(deepcopy(pipeline), pairs, settings),
+            "ours": our_loop(copies[0], pairs, settings, Path(folder)),
+            "diffusers": diffusers_loop(copies[1], pairs, settings),
         }
         for each in loops.values():
             seconds_of(each, 2)  # warm

@@ -29,7 +29,7 @@ from lab.worlds import load_world
 from rfmi.finetuning import FinetuningSettings
 from rfmi.finetuning.pairs import Pairs
 from rfmi.pipelines import PipelineField
-from rfmi.runs import versions
+from rfmi.runs import versions, write_atomically
 from rfmi.sampling import path_scores
 
 FULL = {"heads": 24, "layers": 24, "dual": 13, "context": 4096, "large": 1024, "small": 512, "clip": (768, 1280)}
@@ -39,15 +39,22 @@ SMALL |= {"vae": (8, 8, 8, 8), "rows": ((1,), (2,)), "candidates": 4, "batch": 2
 GUIDANCE = 4.5
 
 
+def transformer_of(size: dict) -> SD3Transformer2DModel:
+    """The transformer of this size, with random weights, on torch's present device: on "meta" it takes no memory."""
+    width = 64 * size["heads"]
+    of_text = {"caption_projection_dim": width, "joint_attention_dim": size["context"]}
+    of_text |= {"pooled_projection_dim": sum(size["clip"])}
+    of_latents = {"in_channels": 16, "out_channels": 16, "patch_size": 2}
+    of_latents |= {"sample_size": size["small"] // 8, "pos_embed_max_size": 3 * size["large"] // 8}
+    layers = {"num_layers": size["layers"], "dual_attention_layers": tuple(range(size["dual"]))}
+    heads = {"num_attention_heads": size["heads"], "attention_head_dim": 64, "qk_norm": "rms_norm"}
+    return SD3Transformer2DModel(**of_text, **of_latents, **layers, **heads)
+
+
 def build(size: dict, device: str, dtype: torch.dtype) -> StableDiffusion3Pipeline:
     """The pipeline with random weights, which draws the smaller images unless told otherwise; its words are those of
     the small world."""
-    words, width = load_world("shapes").pipeline(), 64 * size["heads"]
-    of_transformer = {"num_layers": size["layers"], "num_attention_heads": size["heads"], "qk_norm": "rms_norm"}
-    of_transformer |= {"caption_projection_dim": width, "joint_attention_dim": size["context"], "in_channels": 16}
-    of_transformer |= {"pooled_projection_dim": sum(size["clip"]), "out_channels": 16, "attention_head_dim": 64}
-    of_transformer |= {"sample_size": size["small"] // 8, "pos_embed_max_size": 3 * size["large"] // 8}
-    of_transformer |= {"dual_attention_layers": tuple(range(size["dual"])), "patch_size": 2}
+    words = load_world("shapes").pipeline()
     of_vae = {"block_out_channels": size["vae"], "layers_per_block": 2, "latent_channels": 16}
     of_vae |= {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     of_vae |= {"norm_num_groups": min(32, size["vae"][0]), "scaling_factor": 1.5305, "shift_factor": 0.0609}
@@ -55,7 +62,7 @@ def build(size: dict, device: str, dtype: torch.dtype) -> StableDiffusion3Pipeli
     of_clip = {"num_hidden_layers": 1, "num_attention_heads": 4, "bos_token_id": 0, "eos_token_id": 1}
     of_t5 = {"d_model": size["context"], "num_layers": 1, "num_heads": 4, "d_kv": 16, "vocab_size": 4096, "d_ff": 64}
     with torch.device(device):
-        made = {"transformer": SD3Transformer2DModel(**of_transformer), "vae": AutoencoderKL(**of_vae)}
+        made = {"transformer": transformer_of(size), "vae": AutoencoderKL(**of_vae)}
         for name, d in zip(("text_encoder", "text_encoder_2"), size["clip"], strict=True):
             config = CLIPTextConfig(hidden_size=d, projection_dim=d, intermediate_size=d, **of_clip)
             made[name] = CLIPTextModelWithProjection(config)
@@ -145,13 +152,12 @@ def published(pipeline: StableDiffusion3Pipeline, prompts: list[str], size: dict
     return {f"published path score, float32, {size['small']} pixels": row | {"evaluations": scores.evaluations}}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Time it all, one part after the other."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--small", action="store_true")
-    asked = parser.parse_args(arguments)
-    size, device = SMALL if asked.small else FULL, "cuda" if torch.cuda.is_available() else "cpu"
+def measure(size: dict, keep: Callable[[dict], object] = dict) -> dict:
+    """What this machine takes for all of it, one part after the other.
+
+    size: `FULL` or `SMALL`. keep: called with what there is after every part.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     card = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     prompts = list(load_world("shapes").prompts("color"))[:4]
     torch.manual_seed(0)
@@ -159,10 +165,23 @@ def main(arguments: list[str] | None = None) -> None:
     parameters = sum(each.numel() for each in pipeline.transformer.parameters())
     record = {"device": card, "versions": versions(), "transformer_parameters": parameters, "measured": {}}
     for part in (drawing, selecting, training, published):
-        start = time.perf_counter()
         record["measured"] |= part(pipeline, prompts, size)
-        asked.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", flush=True)
+        keep(record)
+    return record
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and keep what there is after every part."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--small", action="store_true")
+    asked, start = parser.parse_args(arguments), time.perf_counter()
+
+    def keep(record: dict) -> None:
+        write_atomically(asked.output, json.dumps(record, indent=1) + "\n")
+        print(f"{len(record['measured'])} timings after {time.perf_counter() - start:.0f} s", flush=True)
+
+    measure(SMALL if asked.small else FULL, keep)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,15 @@ def digest(value: Any) -> str:
 
 
 def code_version(*modules: Any) -> str:
-    """The hash of modules or their names, of a package every module in it; of worlds, by their `sources`; of other
-    files, by their paths in the checkout, as "data/base_model/checksums.json".
+    """The hash of modules or their names, of a package every module in it; of worlds, by their `sources` and `identity`;
+    of other files, by their paths in the checkout, as "data/base_model/checksums.json".
     """
     sources = {}
     for module in modules:
         if isinstance(module, str) and "/" in module:
             sources[module] = hashlib.sha256((repository_root() / module).read_bytes()).hexdigest()
         elif hasattr(module, "sources"):
-            sources[module.name] = code_version(*module.sources)
+            sources[module.name] = [code_version(*module.sources), getattr(module, "identity", {})]
         else:
             module = importlib.import_module(module) if isinstance(module, str) else module
             file = Path(module.__file__)

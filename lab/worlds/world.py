@@ -14,7 +14,8 @@ A world is a module with
     auxiliary_score(images, prompts)              (n,), what needs a second model, or None
     pipeline(device, dtype)                       the model that comes with it, or None: then the user names one
 
-and, where its answers depend on more than its own code, `sources`: names of modules, paths of files in the checkout.
+and, where its answers depend on more than its own code, `sources`: names of modules, paths of files; and `identity()`:
+plain values by name, as the models that the environment names.
 Images are tensors (n, 3, H, W) in [0, 1]; a seed is a number or a text. `load_world` finds the module and checks every
 answer.
 """
@@ -32,7 +33,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -88,6 +89,11 @@ class World:
     def sources(self) -> tuple[str, ...]:
         """What the answers depend on: modules, packages with all that is in them, and files of the checkout."""
         return tuple(getattr(self.module, "sources", (self.module.__name__,)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain values on which the answers depend besides code and files."""
+        return getattr(self.module, "identity", dict)()
 
     def prompts(self, category: str, split: str = "val") -> tuple[str, ...]:
         """The prompts of a category. Raises ValueError for another category or split, and where there are none."""
