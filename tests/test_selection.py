@@ -265,6 +265,7 @@ def test_two_plain_processes_on_one_folder_choose_as_one(pipeline, whole, tmp_pa
     assert {int(process) for _, process in lines} == set(children)
 
 
+@pytest.mark.slow
 def test_processes_that_are_killed_and_one_that_joins_late_choose_as_one(pipeline, tmp_path, start_child, monkeypatch):
     texts = [f"{number} {colour} squares" for number in ("two", "three") for colour in ("red", "blue", "green")]
     alone = select(pipeline, texts, output=tmp_path / "alone", **SMALL)
@@ -279,9 +280,9 @@ def test_processes_that_are_killed_and_one_that_joins_late_choose_as_one(pipelin
         select(pipeline, texts, output=tmp_path / "shared", **SMALL)
 
     steady, random = [start_child(work) for _ in range(2)], Random(0)
-    for _ in range(6):
+    for _ in range(10):
         victim = start_child(work)
-        time.sleep(random.uniform(0.02, 0.4))
+        time.sleep(random.uniform(0.02, 0.3))
         os.kill(victim, signal.SIGKILL)
         os.waitpid(victim, 0)
     late = start_child(work)
