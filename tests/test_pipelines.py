@@ -250,7 +250,8 @@ def test_sampling_is_the_pipelines_own_call_with_all_of_its_options(pipelines, n
     latents = sample(field, field.noise(SEEDS), torch.tensor([0, 1]), times=field.times(STEPS), guidance=guidance)
     options["negative_prompt"] = ["two circles"] * 2
     expected = called(pipeline, "latent", guidance_scale=guidance, **options)
-    assert (latents - expected).abs().max() <= 1e-6 * expected.abs().max()
+    limit = 1e-5 if name == "auraflow" else 1e-6  # whose call rounds the time once more
+    assert (latents - expected).abs().max() <= limit * expected.abs().max()
     longer = PipelineField(pipeline, PROMPTS, **options | {"negative_prompt": "", "max_sequence_length": 7})
     rows = [each.conditioning.tensors["encoder_hidden_states"].shape[1] for each in (field, longer)]
     assert rows[1] - rows[0] == 2
@@ -852,9 +853,9 @@ def test_a_family_of_ones_own_draws_scores_and_selects(own, tmp_path):
     method = Method(null=False, prompts=1, sigmas=(0.5, 0.8), noises=2)
     found = select(own, PROMPTS, output=tmp_path, candidates=2, keep=1, steps=3, guidance=2.0, method=method)
     assert found.images().shape == (2, 3, 8, 8)
-    again = sample(field, field.noise([found.kept.seed[1]]), labels[:1], times=field.times(3), guidance=2.0)
-    if found.kept.seed.tolist()[0] == found.kept.seed[1]:
-        torch.testing.assert_close(found.latents[:1], again)
+    seeds = found.kept.seed.tolist()
+    again = sample(field, field.noise(seeds), labels, times=field.times(3), guidance=2.0)
+    torch.testing.assert_close(found.latents, again)
     scored = score(own, [Image.open(file) for file in found.files], PROMPTS, method=Method(noises=4))
     assert scored.values.isfinite().all() and len(scored.values) == 2
     with pytest.raises(ValueError, match="OwnPipeline have no max_sequence_length"):
