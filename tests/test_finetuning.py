@@ -865,6 +865,9 @@ def test_a_folder_of_a_selection_or_an_evaluation_is_refused(pipeline, tmp_path)
     with pytest.raises(ValueError, match="holds a selection or an evaluation"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    (tmp_path / "settings.json").rename(tmp_path / "units")
+    with pytest.raises(ValueError, match="holds a selection or an evaluation"):
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
 
 
 @pytest.mark.parametrize("started", [WEIGHTS, "checkpoint.safetensors"])

@@ -71,7 +71,7 @@ def read_finetuned(folder: str | Path) -> Finetuned:
 
 def is_finished(folder: Path, run: dict[str, Any], settings: FinetuningSettings) -> bool:
     """Whether this very run is finished there. Raises ValueError where a folder holds another, or a damaged record."""
-    if (folder / SETTINGS).is_file():
+    if (folder / SETTINGS).exists() or (folder / "units").exists():
         raise ValueError(f"{folder} holds a selection or an evaluation; choose another folder")
     if not (folder / RECORD).is_file():
         if (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).is_file():
