@@ -303,7 +303,6 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(repository_root()), prepend=os.pathsep)
 
 
-@pytest.mark.slow
 def test_a_job_is_what_the_grid_asks_of_slurm(tmp_path, cluster):
     pytest.importorskip("submitit")
     options = {"timeout_min": 1440, "partition": "gpu", "gpus_per_node": 2, "max_num_timeout": 9}
