@@ -31,7 +31,8 @@ from rfmi.evaluation_folder import (
 from rfmi.image_folder import read_images, rounded, write_images
 from rfmi.judging import Features, Judge, ask, identities
 from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
-from rfmi.runs import own_device, read_tensors, work_on
+from rfmi.files import read_tensors
+from rfmi.runs import own_device, work_on
 from rfmi.sampling import check_guidance, sample
 from rfmi.statistics import mean_of_categories
 

@@ -17,16 +17,8 @@ import torch
 from torch import Tensor
 
 from rfmi.image_folder import METADATA
-from rfmi.runs import (
-    SETTINGS,
-    changed_files,
-    read_settings,
-    read_tensors,
-    remove_leftovers,
-    write_atomically,
-    write_record,
-    write_tensors,
-)
+from rfmi.files import changed_files, read_tensors, write_atomically, write_record, write_tensors
+from rfmi.runs import SETTINGS, read_settings, remove_leftovers
 
 IMAGES = "images"
 KEYS = ["category", "prompt", "seed"]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rfmi.runs import whole_file
+from rfmi.files import whole_file
 
 METADATA = "metadata.jsonl"
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rfmi.pipelines import fingerprint
-from rfmi.runs import plain
+from rfmi.files import plain
 
 Judge = Callable[[Tensor, Sequence[str], str], pd.DataFrame]
 Features = Callable[[Tensor], Tensor]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from rfmi.runs import check_same, read_tensors, write_tensors
+from rfmi.files import read_tensors, write_tensors
+from rfmi.runs import check_same
 
 CHECKPOINT = "checkpoint.safetensors"
 

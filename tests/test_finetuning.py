@@ -27,7 +27,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from lab.worlds.shapes.shipped import base_pipeline
-from rfmi import runs
+from rfmi import files, runs
 from rfmi.fields import interpolate
 from rfmi.finetuning import FULL_SIZE, PAPER, FinetuningSettings, finetune, folder, loop, read_finetuned
 from rfmi.finetuning.adapter import adapter_in
@@ -974,14 +974,14 @@ def test_what_a_killed_process_wrote_in_part_is_removed(pipeline, tmp_path, monk
         if at == "lora":
             folder.write_lora = lambda *arguments: (arguments[-1].write_bytes(b"half"), os.kill(os.getpid(), 9))
         else:
-            runs.save_file = lambda _, path, __: (path.write_bytes(b"half"), os.kill(os.getpid(), 9))
+            files.save_file = lambda _, path, __: (path.write_bytes(b"half"), os.kill(os.getpid(), 9))
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
 
     assert os.waitstatus_to_exitcode(os.waitpid(start_child(dies), 0)[1]) == -signal.SIGKILL
     assert len(list(tmp_path.glob("*.tmp"))) == 1
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
-    files = {"training.json", WEIGHTS, "README.md", "checkpoint.safetensors"}
-    assert {path.name for path in tmp_path.iterdir()} == files
+    whole = {"training.json", WEIGHTS, "README.md", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == whole
 
 def test_fewer_steps_than_a_checkpoint_has_are_refused(pipeline, tmp_path):
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
@@ -1015,7 +1015,7 @@ def test_images_without_a_score_are_no_advantage(pipeline, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("No space left on device")], ids=repr)
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, monkeypatch, error):
-    written, write = [], runs.save_file
+    written, write = [], files.save_file
 
     def full(tensors, path, metadata):
         if len(written) == 2:

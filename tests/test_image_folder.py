@@ -10,7 +10,7 @@ from PIL import Image
 
 import rfmi.image_folder as module
 from rfmi.image_folder import read_images, rounded, write_images
-from rfmi.runs import changed_files
+from rfmi.files import changed_files
 
 NAMES = ["color_00000_00042.png", "color_00000_00043.png", "color_00001_00042.png"]
 

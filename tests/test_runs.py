@@ -19,24 +19,19 @@ from safetensors.torch import load_file, save_file
 
 from rfmi import runs
 from rfmi.pipelines import fingerprint
-from rfmi.runs import (
-    check_same,
-    deal,
+from rfmi.files import (
     digests,
     disk_space,
     is_whole,
-    open_folder,
     read_record,
-    read_settings,
     read_tensors,
-    versions,
     whole_file,
-    work_on,
     write_atomically,
     write_parts,
     write_record,
     write_tensors,
 )
+from rfmi.runs import check_same, deal, open_folder, read_settings, versions, work_on
 
 UNITS = range(6)
 

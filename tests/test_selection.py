@@ -21,7 +21,8 @@ from PIL import Image
 
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi.pipelines import Conditioning, PipelineField, identity_of
-from rfmi.runs import digests, open_folder, write_record
+from rfmi.files import digests, write_record
+from rfmi.runs import open_folder
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import METHODS, Method, re_noising_scores
 from rfmi.scoring.re_noising import re_noising_errors

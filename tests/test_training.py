@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rfmi import runs
+from rfmi import files
 from rfmi.training import StepRandomness, Training, train
 
 STEPS = 7
@@ -222,7 +222,7 @@ def test_no_change_of_a_checkpoint_goes_unnoticed(tmp_path, damage):
 
 
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
-    runs.write_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.zeros(1)})
+    files.write_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="no checkpoint of a training"):
         trained(tmp_path)
 
@@ -268,7 +268,7 @@ def test_a_look_that_fails_gives_the_weights_back(tmp_path):
 
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
-    write, written = runs.save_file, []
+    write, written = files.save_file, []
 
     def full(tensors, path, metadata):
         written.append(path)

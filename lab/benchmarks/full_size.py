@@ -29,7 +29,8 @@ from lab.worlds import load_world
 from rfmi.finetuning import FinetuningSettings
 from rfmi.finetuning.pairs import Pairs
 from rfmi.pipelines import PipelineField
-from rfmi.runs import versions, write_atomically
+from rfmi.files import write_atomically
+from rfmi.runs import versions
 from rfmi.sampling import path_scores
 
 FULL = {"heads": 24, "layers": 24, "dual": 13, "context": 4096, "large": 1024, "small": 512, "clip": (768, 1280)}

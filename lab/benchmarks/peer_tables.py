@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rfmi.runs import write_atomically
+from rfmi.files import write_atomically
 
 OURS = "RFMI"
 ERROR_FLOOR = 0.02  # errors below this count as equal: a lucky estimate of ours is no yardstick

@@ -22,7 +22,7 @@ from lab.making.autoencoder import LATENT_CHANNELS, training_scenes
 from lab.making.text_encoders import PROJECTION, WIDTH
 from lab.making.workshop import Workshop, muon_and_adamw
 from lab.worlds.shapes.rendering import render
-from rfmi.runs import read_tensors, write_tensors
+from rfmi.files import read_tensors, write_tensors
 from rfmi.training import StepRandomness
 
 SIDE = 8  # of the latents

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from lab.making.recipe import Recipe, Schedule
 from lab.worlds.shapes.shipped import write_checksums
-from rfmi.runs import versions, write_atomically
+from rfmi.files import write_atomically
+from rfmi.runs import versions
 from rfmi.training import CHECKPOINT, StepRandomness, Training, train
 
 LARGEST_NORM = 1.0  # of a step's gradients

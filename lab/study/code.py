@@ -19,7 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from lab.paths import repository_root
-from rfmi.runs import plain
+from rfmi.files import plain
 
 OWN_PACKAGES = ("rfmi", "lab")
 

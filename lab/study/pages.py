@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 
-from rfmi.runs import write_atomically
+from rfmi.files import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACE_OF_PACKAGES = re.compile(r"\S*/site-packages/")  # before the file that a warning names

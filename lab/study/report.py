@@ -18,7 +18,7 @@ from lab.paths import output_folder
 from lab.study.code import canonical
 from lab.study.figures import RESOLUTION
 from lab.study.units import check_kind
-from rfmi.runs import whole_file, write_atomically
+from rfmi.files import whole_file, write_atomically
 
 
 def save_results(name: str, results: dict[str, Any], output: str | None) -> None:

@@ -34,7 +34,8 @@ from lab.study.profiles import RESERVED, Job, numbered_notebooks
 from lab.study.provenance import commit, provenance
 from lab.study.code import code_version, digest
 from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
-from rfmi.runs import versions, write_atomically
+from rfmi.files import write_atomically
+from rfmi.runs import versions
 
 WRITTEN = "report"  # where a notebook's figures and results are while it runs
 CODE = ("rfmi", "lab.oracles", "lab.worlds", "lab.study")  # what a notebook may use

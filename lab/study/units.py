@@ -28,7 +28,8 @@ from tqdm import tqdm
 from lab.paths import cache_folder
 from lab.study.code import Meaning, canonical, digest
 from lab.study.profiles import Refusal, needed
-from rfmi.runs import deal, remove_leftovers, write_atomically
+from rfmi.files import write_atomically
+from rfmi.runs import deal, remove_leftovers
 
 BACKEND = "RFMI_BACKEND"  # the environment variable that names joblib's backend: loky, dask, ray, threading
 SECONDS_FILE = "RFMI_SECONDS"  # the environment variable that names the file for the seconds of a notebook's units

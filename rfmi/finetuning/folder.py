@@ -19,17 +19,8 @@ from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 from rfmi.finetuning.adapter import write_lora
 from rfmi.finetuning.loop import FREE, flat
 from rfmi.finetuning.settings import FinetuningSettings
-from rfmi.runs import (
-    PACKAGES,
-    SETTINGS,
-    check_same,
-    read_record,
-    read_tensors,
-    versions,
-    whole_file,
-    write_atomically,
-    write_record,
-)
+from rfmi.files import read_record, read_tensors, whole_file, write_atomically, write_record
+from rfmi.runs import PACKAGES, SETTINGS, check_same, versions
 from rfmi.training import CHECKPOINT, Training, check_steps
 
 RECORD, CARD = "training.json", "README.md"

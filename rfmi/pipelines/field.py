@@ -15,13 +15,10 @@ bfloat16 pipeline rounds them at every step.
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor, nn
@@ -29,11 +26,12 @@ from torch import Tensor, nn
 from rfmi.pipelines.families import family_of
 from rfmi.pipelines.images import as_tensor
 from rfmi.pipelines.interface import Conditioning
+from rfmi.pipelines.memory import MicroBatches
 from rfmi.pipelines.prompts import prompt_list, shown
+from rfmi.pipelines.sizes import sizes_of
 from rfmi.sampling import whole_number
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
-COMPLAINTS = ("out of memory", "can't allocate memory", "not enough memory")  # of accelerators, Linux and Windows
 
 
 class PipelineField:
@@ -209,60 +207,6 @@ class PipelineField:
             said = f"labels run from {labels.min()} to {labels.max()}"
             raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
         return labels.long()
-
-
-class MicroBatches:
-    """Calls a function on parts of n rows: at most `size` at once, None for all; halved for good where memory
-    runs out."""
-
-    def __init__(self, size: int | None) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"a micro-batch of {size} rows was asked for; give at least 1, or None for all at once")
-        self.size = size
-
-    def __call__(self, function: Callable[[slice], Any], n: int) -> list:
-        """function(part) for consecutive slices of range(n), in order; MemoryError where one row does not fit."""
-        parts, start = [], 0
-        while start < n:
-            part = slice(start, min(n, start + (self.size or n)))
-            try:
-                parts.append(function(part))
-                start = part.stop
-                continue
-            except RuntimeError as error:
-                if not any(complaint in str(error) for complaint in COMPLAINTS):
-                    raise
-                if part.stop - start == 1:
-                    advice = "take smaller images, a smaller dtype or a larger device"
-                    raise MemoryError(f"memory runs out at a single row; {advice}") from error
-            self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
-            clear_device_cache(garbage_collection=True)
-        return parts
-
-
-def sizes_of(
-    pipeline: DiffusionPipeline,
-    height: int | None = None,
-    width: int | None = None,
-    max_sequence_length: int | None = None,
-) -> dict[str, int | None]:
-    """height, width and max_sequence_length by name, as images are drawn with them: the pipeline's own where None was
-    asked for, and None for a length that its family does not have.
-
-    Raises ValueError for a size or length that it cannot take.
-    """
-    family, config, factor = family_of(pipeline), pipeline.transformer.config, pipeline.vae_scale_factor
-    own = getattr(pipeline, "default_sample_size", config.sample_size) * factor
-    height, width = (own if side is None else side for side in (height, width))
-    multiple = factor * config.patch_size
-    if not all(isinstance(side, Integral) and side > 0 and side % multiple == 0 for side in (height, width)):
-        raise ValueError(f"an image of {height} by {width} pixels was asked for; give multiples of {multiple}")
-    if family.usual_length is None and max_sequence_length is not None:
-        raise ValueError(f"prompts of {type(pipeline).__name__} have no max_sequence_length; leave it out")
-    length = max_sequence_length
-    if family.usual_length is not None:
-        length = family.usual_length(pipeline) if length is None else whole_number("max_sequence_length", length, 1)
-    return {"height": int(height), "width": int(width), "max_sequence_length": length}
 
 
 def _check_device(device: torch.device | str) -> None:

@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
-from rfmi.runs import own_device, read_tensors, work_on, write_tensors
+from rfmi.files import read_tensors, write_tensors
+from rfmi.runs import own_device, work_on
 from rfmi.sampling import check_guidance, sample, whole_number
 from rfmi.scoring.methods import PASSING_QUANTILE, Method, check_noises
 from rfmi.scoring.re_noising import nearest_prompts, re_noising_errors, scores_of

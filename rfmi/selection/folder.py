@@ -28,13 +28,10 @@ from torch import Tensor
 
 from rfmi.image_folder import read_images, write_images
 from rfmi.pipelines import Conditioning
-from rfmi.runs import (
-    SETTINGS,
+from rfmi.files import (
     changed_files,
-    deal,
     digests,
     read_record,
-    read_settings,
     read_tensors,
     whole_file,
     write_atomically,
@@ -42,6 +39,7 @@ from rfmi.runs import (
     write_record,
     write_tensors,
 )
+from rfmi.runs import SETTINGS, deal, read_settings
 from rfmi.selection.candidates import Candidates
 
 TABLE, METADATA, MANIFEST = "candidates.parquet", "images/metadata.jsonl", "manifest.json"
