@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -188,11 +189,19 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def process_state():
-    """Accelerate's `PartialState` of this run; it has to be told where processes have no accelerator."""
+    """Accelerate's `PartialState` of this run; it has to be told where processes have no accelerator.
+
+    Warns where `accelerate launch` was asked for several processes and started one, as it does with --cpu.
+    """
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    launched_as_several = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
+    if launched_as_several and state.num_processes == 1 and "WORLD_SIZE" not in os.environ:
+        said = "accelerate launch was asked for several processes and started one, as it does with --cpu"
+        warnings.warn(f"{said}; start them with torchrun --nproc-per-node", stacklevel=1)
+    return state
 
 
 def own_device(device: torch.device | str | None) -> torch.device | str | None:
