@@ -16,15 +16,18 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from rfmi.pipelines.twins import sketch_of
+
 COMPILED = "_orig_mod."  # in names of what torch.compile has wrapped
 
 
 def identity_of(pipeline: DiffusionPipeline) -> dict[str, str | None]:
-    """A short hash of every component by its name, None for one that is left out."""
-    return {"pipeline": type(pipeline).__name__} | {
+    """A short hash of every component by its name, None for one that is left out; the transformer's with its sketch."""
+    identity = {"pipeline": type(pipeline).__name__} | {
         name: None if component is None else _hashed(_facts(component))
         for name, component in sorted(pipeline.components.items())
     }
+    return identity | {"transformer": f"{identity['transformer']} {sketch_of(pipeline.transformer)}"}
 
 
 @torch.no_grad()
