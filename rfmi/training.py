@@ -14,7 +14,6 @@ from random import Random
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.amp import GradScaler
 
@@ -106,10 +105,7 @@ class Training:
 
     def read(self, path: Path, run: Mapping[str, Any], free: Sequence[str], scaler: GradScaler | None) -> None:
         """Go on from a checkpoint. Raises ValueError for one that is damaged, of another run or of other weights."""
-        try:
-            tensors, facts = read_tensors(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); remove it, and the training starts anew") from error
+        tensors, facts = read_tensors(path)
         if not facts.keys() >= {"run", "scaler"}:
             raise ValueError(f"{path} is no checkpoint of a training; move it away, and the training starts anew")
         check_same(facts["run"], run, path.parent, free)

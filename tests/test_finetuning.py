@@ -22,18 +22,18 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch.func import functional_call
 from torch.nn import functional
 
 from lab.worlds.shapes.shipped import base_pipeline
 from rfmi import runs
 from rfmi.fields import interpolate
-from rfmi.finetuning import PAPER, FinetuningSettings, finetune, loop, read_finetuned, tuning
+from rfmi.finetuning import FULL_SIZE, PAPER, FinetuningSettings, finetune, folder, loop, read_finetuned
 from rfmi.finetuning.adapter import adapter_in
 from rfmi.finetuning.loop import batch_loss
 from rfmi.finetuning.pairs import draw_batch, noise_levels, training_pairs
-from rfmi.pipelines import Conditioning, PipelineField, family_of
+from rfmi.pipelines import Conditioning, PipelineField, family_of, identity_of
 from rfmi.selection import Selection, select
 
 SHAPE = (2, 4, 4)
@@ -60,15 +60,16 @@ def autoencoder():
         block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, scaling_factor=1.5, **blocks
     )
 
-def make_pipeline(heads=2, deviation=0.2):
+def make_pipeline(heads=2, deviation=0.2, seed=0, **changes):
     """A Stable Diffusion 3 of two layers without text encoders: a selection brings its own conditioning."""
     transformer = SD3Transformer2DModel(
         sample_size=4, in_channels=2, out_channels=2, num_layers=2, attention_head_dim=8, num_attention_heads=heads,
         joint_attention_dim=16, caption_projection_dim=8 * heads, pooled_projection_dim=8, pos_embed_max_size=4,
+        **changes,
     )  # fmt: skip
     encoders = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2"))
     return StableDiffusion3Pipeline(
-        transformer=random_weights(transformer, deviation=deviation).eval(), vae=autoencoder(), tokenizer_3=None,
+        transformer=random_weights(transformer, seed, deviation).eval(), vae=autoencoder(), tokenizer_3=None,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **encoders,
     )  # fmt: skip
 
@@ -381,6 +382,100 @@ def test_precision_is_each_calls_own(pipeline, tmp_path):
     assert first.losses == again.losses and first.losses != half.losses
     assert half.losses[0] == pytest.approx(first.losses[0], rel=0.05)
 
+# Memory
+
+def limit_memory(pipeline, rows, failing=RuntimeError("CUDA out of memory. Tried to allocate")):
+    """From now on no more than `rows` fit where gradients are needed; the sizes of what went through are listed."""
+    forward, sizes = pipeline.transformer.forward, []
+
+    def limited(hidden_states, **others):
+        if torch.is_grad_enabled() and len(hidden_states) > rows:
+            raise failing
+        sizes.append(len(hidden_states))
+        return forward(hidden_states=hidden_states, **others)
+
+    pipeline.transformer.forward = limited
+    return sizes
+
+@pytest.mark.parametrize(
+    ("batch", "parts", "rows", "sizes"), [(8, 1, 5, {4}), (5, 1, 3, {2, 1}), (4, 2, 1, {1}), (6, 1, 6, {6})]
+)
+def test_where_memory_runs_out_fewer_images_at_once_give_the_same_weights(
+    pipeline, tmp_path, batch, parts, rows, sizes
+):
+    settings = replace(QUICK, batch=batch, gradient_accumulation=parts, learning_rate=1e-3)
+    whole = finetune(pipeline, selection(), output=tmp_path / "whole", settings=settings)
+    seen = limit_memory(pipeline, rows)
+    split = finetune(pipeline, selection(), output=tmp_path / "split", settings=settings)
+    assert {size for size in seen[1:]} == sizes, "but for the first, which is to see whether they fit"
+    assert len(seen) - 1 == settings.steps * parts * -(-batch // max(sizes)), "nothing is tried again"
+    assert split.settings == settings
+    torch.testing.assert_close(torch.tensor(split.losses), torch.tensor(whole.losses), rtol=1e-6, atol=1e-7)
+    for name, value in tensors_of(whole.folder, "checkpoint.safetensors").items():
+        found = tensors_of(split.folder, "checkpoint.safetensors")[name]
+        if name.startswith(("weights", "average")):
+            torch.testing.assert_close(found, value, rtol=0, atol=1e-6)
+        if rows >= batch:
+            assert torch.equal(found, value)
+
+def test_memory_that_runs_out_half_way_back_leaves_no_half_of_a_gradient(pipeline, tmp_path):
+    settings = replace(QUICK, learning_rate=1e-3)
+    whole = finetune(pipeline, selection(), output=tmp_path / "whole", settings=settings)
+    calls = []
+
+    def run_out(*_):
+        calls.append(0)
+        if len(calls) == 2:
+            raise RuntimeError("CUDA out of memory")
+
+    handle = pipeline.transformer.transformer_blocks[1].attn.to_q.register_full_backward_hook(run_out)
+    split = finetune(pipeline, selection(), output=tmp_path / "split", settings=settings)
+    handle.remove()
+    assert len(calls) == 1 + 1 + 2 * 5
+    a, b = (tensors_of(each.folder) for each in (whole, split))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+def test_a_device_too_small_for_one_image_is_said_and_other_errors_are_their_own(pipeline, tmp_path):
+    limit_memory(pipeline, 0)
+    with pytest.raises(MemoryError, match="single image; take gradient_checkpointing") as raised:
+        finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
+    assert "\n" not in str(raised.value)
+    limit_memory(pipeline, 0, RuntimeError("shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_gradient_checkpointing_changes_no_number_and_is_put_back(pipeline, tmp_path, precision):
+    settings = replace(ADVANTAGE, mixed_precision=precision, steps=3)
+    chosen, transformer, calls = selection(keep=2, scores=SCORES), pipeline.transformer, []
+    plain = finetune(pipeline, chosen, output=tmp_path / "plain", settings=settings)
+    settings = replace(settings, gradient_checkpointing=True)
+    enable = type(transformer).enable_gradient_checkpointing
+    transformer.enable_gradient_checkpointing = lambda: (calls.append(0), enable(transformer))
+    less = finetune(pipeline, chosen, output=tmp_path / "less", settings=settings)
+    assert calls == [0] and not transformer.is_gradient_checkpointing
+    assert less.losses == plain.losses
+    assert_equal(tensors_of(less.folder), tensors_of(plain.folder))
+    enable(transformer)
+    finetune(pipeline, chosen, output=tmp_path / "on before", settings=settings)
+    assert calls == [0] and transformer.is_gradient_checkpointing
+    assert_equal(tensors_of(tmp_path / "on before"), tensors_of(plain.folder))
+
+def test_a_training_goes_on_with_another_split_of_the_same_step(pipeline, tmp_path):
+    one = replace(QUICK, batch=16, learning_rate=1e-3, checkpoint_steps=1)
+    other = replace(one, batch=4, gradient_accumulation=4, gradient_checkpointing=True)
+    whole = finetune(pipeline, selection(), output=tmp_path / "whole", settings=one)
+    finetune(pipeline, selection(), output=tmp_path / "split", settings=replace(one, steps=4))
+    split = finetune(pipeline, selection(), output=tmp_path / "split", settings=other)
+    assert split.settings == other
+    a, b = (tensors_of(each.folder) for each in (whole, split))
+    torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
+    assert finetune(pipeline, selection(), output=tmp_path / "split", settings=one) == split, "it is finished"
+    (tmp_path / "split" / "training.json").unlink()
+    assert finetune(pipeline, selection(), output=tmp_path / "split", settings=one).losses == split.losses
+    with pytest.raises(ValueError, match="another images_a_step"):
+        finetune(pipeline, selection(), output=tmp_path / "split", settings=replace(other, batch=8))
+
 # What comes out
 
 @pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
@@ -638,9 +733,13 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(pipeline, tmp_path, st
 def test_two_processes_train_as_one(pipeline, tmp_path, in_two_processes):
     chosen, settings = selection(keep=2, scores=SCORES), replace(ADVANTAGE, gradient_accumulation=2, dora=True, steps=4)
     alone = finetune(pipeline, chosen, output=tmp_path / "alone", settings=settings, hold_out=3)
-    in_two_processes(
-        lambda: finetune(pipeline, chosen, output=tmp_path / "two", settings=settings, hold_out=3)
-    )
+
+    def work():
+        if os.environ["RANK"] == "1":
+            limit_memory(pipeline, 1)
+        finetune(pipeline, chosen, output=tmp_path / "two", settings=settings, hold_out=3)
+
+    in_two_processes(work)
     together = read_finetuned(tmp_path / "two")
     torch.testing.assert_close(torch.tensor(together.losses), torch.tensor(alone.losses), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(together.validation, alone.validation, rtol=1e-2, atol=1e-4)
@@ -679,7 +778,7 @@ def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeli
         raise KeyboardInterrupt
 
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
-    monkeypatch.setattr(tuning, "write_atomically", killed)
+    monkeypatch.setattr(folder, "write_atomically", killed)
     with pytest.raises(KeyboardInterrupt):
         finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=8))
     monkeypatch.undo()
@@ -697,7 +796,9 @@ def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeli
         ("weight_decay", math.nan), ("noise_level", (0.0, 0.0)), ("averaging", 1.0), ("weighting", "best"),
         ("mixed_precision", "fp8"), ("temperature", 0.0), ("failing", 0.0), ("largest_deviation", 0.0),
         ("targets", "to_q"), ("targets", ()), ("validation_every", 0), ("checkpoint_steps", 0),
-        ("checkpoint_seconds", -1.0), ("seed", -1), ("seed", None),
+        ("checkpoint_seconds", -1.0), ("seed", -1), ("seed", None), ("seed", True), ("steps", True), ("steps", None),
+        ("learning_rate", "1e-3"), ("warmup", None), ("averaging", "0.9"), ("noise_level", "ab"),
+        ("noise_level", (math.nan, 1.0)), ("dora", 1), ("gradient_checkpointing", "yes"),
     ],
 )  # fmt: skip
 def test_a_setting_that_makes_no_sense_is_refused(name, value):
@@ -738,7 +839,7 @@ def test_a_pipeline_or_folder_that_holds_another_lora_is_refused(pipeline, tmp_p
     done = finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
     for settings, chosen, words in (
         (replace(QUICK, rank=3), selection(), "another rank"),
-        (replace(QUICK, seed=1, batch=2), selection(), "another batch, seed"),
+        (replace(QUICK, seed=1, batch=2), selection(), "another images_a_step, seed"),
         (QUICK, selection(seed=8), "another pairs"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -764,6 +865,9 @@ def test_a_folder_of_a_selection_or_an_evaluation_is_refused(pipeline, tmp_path)
     with pytest.raises(ValueError, match="holds a selection or an evaluation"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    (tmp_path / "settings.json").rename(tmp_path / "units")
+    with pytest.raises(ValueError, match="holds a selection or an evaluation"):
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
 
 
 @pytest.mark.parametrize("started", [WEIGHTS, "checkpoint.safetensors"])
@@ -775,6 +879,109 @@ def test_a_selection_into_a_fine_tunings_folder_is_refused(pipeline, tmp_path, s
     with pytest.raises(ValueError, match="holds something else"):
         runs.open_folder(tmp_path, {"steps": 3})
     assert [path.name for path in tmp_path.iterdir()] == [started]
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"settings": "verdict"}, "settings is 'verdict'; give a FinetuningSettings"),
+        ({"settings": {"steps": 3, "note": 99 * "x"}}, "settings is {'steps': 3.*give a FinetuningSettings"),
+        ({"settings": replace(QUICK, steps=1), "by": "typo"}, "no column 'typo'; it has score"),
+        ({"by": ["score"]}, "by is .* name a column"),
+        ({"hold_out": 2.0}, "one prompt in two or more"),
+        ({"device": "nowhere"}, "device is 'nowhere', which this machine does not have"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', which this machine does not have"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense_are_refused_in_a_sentence(pipeline, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words) as raised:
+        finetune(pipeline, selection(keep=2, scores=SCORES), output=tmp_path / "a", **options)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 200
+    assert not (tmp_path / "a").exists()
+
+# Another model's selection
+
+def drawn_by(pipeline, **options):
+    """A selection, as far as its folder would say, that a pipeline drew."""
+    return replace(selection(**options), origin=identity_of(pipeline))
+
+@pytest.mark.parametrize("drawn", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("trained", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_selection_may_be_drawn_in_another_dtype(tmp_path, drawn, trained):
+    changes = {"qk_norm": "rms_norm"}
+    chosen = drawn_by(make_pipeline(**changes).to(drawn))
+    finetune(make_pipeline(**changes).to(trained), chosen, output=tmp_path, settings=replace(QUICK, steps=1, batch=1))
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seed": 1}, {"deviation": 0.21}, {"qk_norm": "rms_norm"}, {"dual_attention_layers": (0,)}],
+    ids=str,
+)
+def test_a_selection_that_another_model_drew_is_refused(pipeline, tmp_path, other):
+    """Also where all shapes fit: a pipeline like Stable Diffusion 3.5 Large on the images of one like Medium."""
+    with pytest.raises(ValueError, match="drawn by another model.* select with this pipeline"):
+        finetune(pipeline, drawn_by(make_pipeline(**other)), output=tmp_path / "a", settings=QUICK)
+    assert not (tmp_path / "a").exists()
+
+def test_a_second_rounds_selection_is_of_the_model_with_the_first_rounds_lora(pipeline, tmp_path):
+    quick = replace(QUICK, steps=1, learning_rate=0.5)
+    first = finetune(pipeline, drawn_by(pipeline), output=tmp_path / "1", settings=quick)
+    pipeline.load_lora_weights(first.folder)
+    chosen = drawn_by(pipeline)
+    pipeline.unload_lora_weights()
+    with pytest.raises(ValueError, match="or give the LoRA that drew it as `start`"):
+        finetune(pipeline, chosen, output=tmp_path / "2", settings=quick)
+    assert finetune(pipeline, chosen, output=tmp_path / "2", settings=quick, start=first.folder).losses
+
+# Damaged files
+
+@pytest.mark.parametrize("name", ["training.json", WEIGHTS, "README.md", "checkpoint.safetensors"])
+def test_a_damaged_file_is_named_and_written_anew_once_it_is_removed(pipeline, tmp_path, name, damage):
+    done, path = finetune(pipeline, selection(), output=tmp_path, settings=QUICK, hold_out=3), tmp_path / name
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    assert len(before) == 4
+    damage(path)
+    for call in (finetune, read_finetuned) if name != "checkpoint.safetensors" else (finetune,):
+        arguments = (pipeline, selection()) if call is finetune else (tmp_path,)
+        options = {"output": tmp_path, "settings": QUICK, "hold_out": 3} if call is finetune else {}
+        with pytest.raises(ValueError, match=rf"{name} is damaged .* remove it and call") as raised:
+            call(*arguments, **options)
+        assert "\n" not in str(raised.value)
+    path.unlink()
+    assert finetune(pipeline, selection(), output=tmp_path, settings=QUICK, hold_out=3) == done
+    for kept in ("training.json", "README.md"):
+        assert (tmp_path / kept).read_bytes() == before[kept]
+    assert_equal(tensors_of(tmp_path), load(before[WEIGHTS]))
+
+def test_a_folder_of_before_checksums_is_refused(pipeline, tmp_path):
+    finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    record = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    (tmp_path / "training.json").write_text(json.dumps({name: record[name] for name in record if name != "sha256"}))
+    with pytest.raises(ValueError, match="training.json is damaged"):
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+
+def test_a_damaged_lora_is_nothing_to_start_from(pipeline, tmp_path):
+    first = finetune(pipeline, selection(), output=tmp_path / "1", settings=QUICK)
+    (first.folder / WEIGHTS).write_bytes((first.folder / WEIGHTS).read_bytes()[:-9])
+    for words in (f"{WEIGHTS} is damaged", "the LoRA in .* is damaged"):
+        with pytest.raises(ValueError, match=words):
+            finetune(pipeline, selection(seed=3), output=tmp_path / "2", settings=QUICK, start=first.folder)
+        (first.folder / "training.json").unlink(missing_ok=True)
+
+@pytest.mark.parametrize("at", ["checkpoint", "lora"])
+def test_what_a_killed_process_wrote_in_part_is_removed(pipeline, tmp_path, monkeypatch, at, start_child):
+    def dies():
+        if at == "lora":
+            folder.write_lora = lambda *arguments: (arguments[-1].write_bytes(b"half"), os.kill(os.getpid(), 9))
+        else:
+            runs.save_file = lambda _, path, __: (path.write_bytes(b"half"), os.kill(os.getpid(), 9))
+        finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(start_child(dies), 0)[1]) == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*.tmp"))) == 1
+    finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+    files = {"training.json", WEIGHTS, "README.md", "checkpoint.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == files
 
 def test_fewer_steps_than_a_checkpoint_has_are_refused(pipeline, tmp_path):
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
@@ -831,7 +1038,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
     def full(*_):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(tuning, "write_lora", full)
+    monkeypatch.setattr(folder, "write_lora", full)
     with pytest.raises(OSError, match="is full"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
@@ -845,3 +1052,18 @@ def test_the_settings_of_the_paper_are_what_was_published():
     assert (PAPER.noise_level, PAPER.targets, PAPER.weighting) == ((0.0, 1.0), None, "top")
     assert [PAPER.rate(step) for step in (0, 199, 399, 1999)] == pytest.approx([1 / 400, 0.5, 1, 1])
     assert FinetuningSettings().weighting == "advantage"
+
+
+def test_the_settings_of_full_size_are_our_recipe():
+    memory = {"batch": 64, "gradient_accumulation": 1, "gradient_checkpointing": False, "mixed_precision": "no"}
+    assert replace(FULL_SIZE, **memory, rank=16, alpha=None) == FinetuningSettings()
+    assert FULL_SIZE.images_a_step == 64 and FULL_SIZE.gradient_checkpointing and FULL_SIZE.mixed_precision == "bf16"
+
+
+def test_a_launch_that_starts_one_process_for_several_is_warned_of(monkeypatch):
+    """`accelerate launch --cpu --num_processes 2` leaves these behind, and nothing that says how many."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    runs.process_state()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.warns(UserWarning, match="started one.* torchrun"):
+        runs.process_state()

@@ -214,6 +214,13 @@ def test_a_damaged_checkpoint_is_said(tmp_path, left):
     assert "\n" not in str(raised.value)
 
 
+def test_no_change_of_a_checkpoint_goes_unnoticed(tmp_path, damage):
+    trained(tmp_path)
+    damage(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match="checkpoint.safetensors is damaged .* remove it"):
+        trained(tmp_path)
+
+
 def test_a_file_of_something_else_is_no_checkpoint(tmp_path):
     runs.write_tensors(tmp_path / "checkpoint.safetensors", {"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="no checkpoint of a training"):

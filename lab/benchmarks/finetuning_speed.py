@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lab.worlds import load_world
 from rfmi.finetuning import FinetuningSettings
 from rfmi.finetuning.adapter import adapted_layers, adapter_in
-from rfmi.finetuning.loop import loop, make_accelerator
+from rfmi.finetuning.loop import loop
 from rfmi.finetuning.pairs import Pairs
 from rfmi.pipelines import PipelineField, family_of
 
@@ -34,10 +34,9 @@ from rfmi.pipelines import PipelineField, family_of
 def our_loop(pipeline: DiffusionPipeline, pairs: Pairs, settings: FinetuningSettings, folder: Path) -> Iterator[float]:
     """The losses of `rfmi.finetune`'s own loop."""
     transformer, layers = pipeline.transformer, adapted_layers(pipeline, None)
-    accelerator = make_accelerator(settings, transformer.device)
     with adapter_in(transformer, settings, layers) as parameters:
         run = {"settings": {}}
-        _, steps = loop(transformer, family_of(pipeline), pairs, parameters, settings, accelerator, folder, run)
+        _, steps = loop(transformer, family_of(pipeline), pairs, parameters, settings, folder, run)
         yield from (loss for _, loss in steps)
 
 

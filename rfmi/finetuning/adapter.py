@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rfmi.finetuning.settings import FinetuningSettings
@@ -41,9 +42,11 @@ def adapter_in(
     transformer: nn.Module, settings: FinetuningSettings, layers: list[str]
 ) -> Iterator[dict[str, nn.Parameter]]:
     """A new adapter, which changes nothing yet: its parameters by name, float32, the only ones that require gradients.
-    On leaving, and on any error, the transformer is as it was."""
+    Gradient checkpointing is on where the settings ask for it or it was on before. On leaving, and on any error, the
+    transformer is as it was."""
     before = [(parameter, parameter.requires_grad) for parameter in transformer.parameters()]
     modes = [(module, module.training) for module in transformer.modules()]
+    checkpointing = settings.gradient_checkpointing and not transformer.is_gradient_checkpointing
     kind = {"r": settings.rank, "lora_alpha": settings.alpha or settings.rank, "use_dora": settings.dora}
     config = LoraConfig(**kind, target_modules=layers, init_lora_weights="gaussian")
     try:
@@ -54,29 +57,38 @@ def adapter_in(
             transformer.add_adapter(config, ADAPTER)
         cast_training_params(transformer, dtype=torch.float32)
         transformer.eval()
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
         yield {name: value for name, value in transformer.named_parameters() if value.requires_grad}
     finally:
         transformer.unload_lora()
+        if checkpointing:
+            transformer.disable_gradient_checkpointing()
         for parameter, required in before:
             parameter.requires_grad_(required)
         for module, mode in modes:
             module.training = mode
 
 
-def write_lora(pipeline: DiffusionPipeline, values: Mapping[str, Tensor], folder: str | Path) -> None:
-    """Write the adapter, with these values of its parameters, as `pipeline.load_lora_weights(folder)` reads it."""
+def write_lora(pipeline: DiffusionPipeline, values: Mapping[str, Tensor], path: Path) -> None:
+    """Write the adapter, with these values of its parameters, as `pipeline.load_lora_weights` reads it."""
     config = pipeline.transformer.peft_config[ADAPTER]
     options = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     layers = get_peft_model_state_dict(pipeline.transformer, state_dict=dict(values), adapter_name=ADAPTER)
-    pipeline.save_lora_weights(folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=options)
+    parts = {"transformer_lora_layers": layers, "transformer_lora_adapter_metadata": options}
+    pipeline.save_lora_weights(path.parent, weight_name=path.name, **parts)
 
 
 def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
     """Give the adapter in the transformer the values of the one in a folder.
 
-    Raises ValueError for another architecture, rank, alpha or targets.
+    Raises ValueError for another architecture, rank, alpha or targets, and for a file that is damaged.
     """
-    transformer, found = pipeline.transformer, pipeline.lora_state_dict(folder, return_lora_metadata=True)
+    transformer = pipeline.transformer
+    try:
+        found = pipeline.lora_state_dict(folder, return_lora_metadata=True)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the LoRA in {folder} is damaged ({error}); train it again, or give another") from error
     layers = {name.removeprefix(PREFIX): value for name, value in found[0].items()}
     expected = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
     alpha = (found[-1] or {}).get(f"{PREFIX}lora_alpha")

@@ -20,21 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin, send_to_device, slice_tensors
+from accelerate.utils import reduce, send_to_device, slice_tensors
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.func import functional_call
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_parameters
 
 from rfmi.fields import interpolate
 from rfmi.finetuning.pairs import Batch, Pairs, draw_batch
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family
+from rfmi.pipelines.field import MicroBatches
 from rfmi.runs import process_state
 from rfmi.training import CHECKPOINT, Training, train
 
-FREE = ("steps", "checkpoint_seconds", "checkpoint_steps")  # what a run that goes on may change
+SPLIT = ("batch", "gradient_accumulation", "gradient_checkpointing")  # how the images of a step share the memory
+FREE = ("steps", "checkpoint_seconds", "checkpoint_steps", *SPLIT)  # what a run that goes on may change
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 HELD_OUT_SEED = 7  # of the noise at which held-out images are looked at
 Loss = Callable[[Batch], Tensor]
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -55,18 +57,13 @@ def batch_loss(tuned: Velocity, base: Velocity, batch: Batch) -> Tensor:
     return (v - v_base - advantages * (target - v_base)).square().mean((1, 2, 3)).mean()
 
 
-def make_accelerator(settings: FinetuningSettings, device: torch.device) -> Accelerator:
-    """Accelerate's view of this call; ValueError for a batch that processes cannot share, and for float16 on a CPU."""
+def check_processes(settings: FinetuningSettings, device: torch.device) -> None:
+    """Raises ValueError for a batch that processes cannot share, and for float16 on a CPU."""
     processes = process_state().num_processes
     if settings.batch % processes:
         raise ValueError(f"a batch of {settings.batch} cannot be shared by {processes} processes; give a multiple")
     if settings.mixed_precision == "fp16" and device.type == "cpu":
         raise ValueError("mixed_precision is 'fp16' and the pipeline is on the CPU; take 'bf16' or 'no', or a GPU")
-    # accelerate keeps the first call's precision, and alone also its device, for all that follow; each call has its own
-    AcceleratorState._reset_state(reset_partial_state=processes == 1)
-    plugin = GradientAccumulationPlugin(settings.gradient_accumulation, sync_with_dataloader=False)
-    options = {"mixed_precision": settings.mixed_precision, "gradient_accumulation_plugin": plugin}
-    return Accelerator(cpu=device.type == "cpu", **options)
 
 
 def loop(
@@ -75,7 +72,6 @@ def loop(
     pairs: Pairs,
     parameters: dict[str, nn.Parameter],
     settings: FinetuningSettings,
-    accelerator: Accelerator,
     folder: Path,
     run: dict[str, Any],
     held_out: Pairs | None = None,
@@ -84,34 +80,54 @@ def loop(
     """The training of the adapter in a transformer, and its steps, which are taken as they are asked for.
 
     anchor: values of the adapter's parameters in the model that the training is held against, None for no adapter.
+    Where memory runs out, fewer images go through the network at once, from then on; MemoryError where not even one can.
     """
+    state, trained = process_state(), list(parameters.values())
     rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    optimizer = accelerator.prepare_optimizer(torch.optim.AdamW(list(parameters.values()), **rates, fused=True))
+    optimizer = torch.optim.AdamW(trained, **rates, fused=True)
     training = Training(parameters, [optimizer], settings.averaging)
-    module = transformer
-    if accelerator.num_processes > 1:
-        devices = None if transformer.device.type == "cpu" else [transformer.device]
-        module = DistributedDataParallel(transformer, devices)
-    loss_of = _loss_on(module, transformer, family, pairs, anchor)
+    dtype, kind = PRECISIONS.get(settings.mixed_precision), transformer.device.type
+    scaler = GradScaler(kind, enabled=dtype == torch.float16)
+    loss_of = _loss_on(transformer, family, pairs, anchor)
     validate = None
     if held_out is not None:
-        held_out_loss = _loss_on(transformer, transformer, family, held_out, anchor)
-        validate = partial(_held_out_value, held_out_loss, held_out, settings)
-    share = settings.batch // accelerator.num_processes  # every process takes its share of each part of a batch
+        validate = partial(_held_out_value, _loss_on(transformer, family, held_out, anchor), held_out, settings)
+    share = settings.batch // state.num_processes  # every process takes its share of each part of a batch
+    at_once = MicroBatches(None)
+
+    def learn(part: Batch, rows: slice) -> Tensor:
+        """Add what some rows of a part give to the gradients; what they give to the loss of the part."""
+        some = slice_tensors(part, rows)
+        with torch.autocast(kind, dtype, enabled=dtype is not None):
+            loss = loss_of(some) * (len(some.x) / share)
+        # not `backward`, which has entered half of the gradients where memory runs out half way
+        whole = torch.autograd.grad(scaler.scale(loss / settings.gradient_accumulation), trained, allow_unused=True)
+        for parameter, gradient in zip(trained, whole, strict=True):
+            if parameter.grad is None:
+                parameter.grad = None if gradient is None else gradient.contiguous()
+            else:
+                parameter.grad += gradient
+        return loss.detach()
 
     def take_step(step: int) -> float:
         batch, losses = draw_batch(pairs, settings, step), []
         for k in range(settings.gradient_accumulation):
-            first = k * settings.batch + accelerator.process_index * share
-            with accelerator.accumulate(module):
-                with accelerator.autocast():
-                    losses.append(loss_of(slice_tensors(batch, slice(first, first + share))))
-                accelerator.backward(losses[-1])
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(parameters.values(), settings.largest_gradient_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-        return accelerator.reduce(torch.stack(losses).detach().mean(), "mean").item()
+            first = k * settings.batch + state.process_index * share
+            part = slice_tensors(batch, slice(first, first + share))
+            try:
+                losses.append(sum(at_once(partial(learn, part), share)))
+            except MemoryError as error:
+                advice = "take gradient_checkpointing=True, mixed_precision='bf16', smaller images or a larger device"
+                raise MemoryError(f"memory runs out at a single image; {advice}") from error
+        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+        if state.num_processes > 1:  # once a step, however each process has split its share
+            vector_to_parameters(reduce(parameters_to_vector(gradients), "mean"), gradients)
+        scaler.unscale_(optimizer)
+        clip_grad_norm_(trained, settings.largest_gradient_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return reduce(torch.stack(losses).mean(), "mean").item()
 
     steps = train(
         training,
@@ -125,16 +141,14 @@ def loop(
         checkpoint_steps=settings.checkpoint_steps,
         validate=validate,
         validation_every=settings.validation_every,
-        scaler=accelerator.scaler,
-        writes=accelerator.is_main_process,
+        scaler=scaler,
+        writes=state.is_main_process,
     )
     return training, steps
 
 
-def _loss_on(
-    module: nn.Module, transformer: nn.Module, family: Family, pairs: Pairs, anchor: dict[str, Tensor] | None
-) -> Loss:
-    """The loss of batches of these pairs; module: the transformer, or what shares its gradients with processes."""
+def _loss_on(transformer: nn.Module, family: Family, pairs: Pairs, anchor: dict[str, Tensor] | None) -> Loss:
+    """The loss of batches of these pairs."""
     device, dtype = transformer.device, transformer.dtype
 
     def velocity(network: Callable, x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
@@ -153,18 +167,19 @@ def _loss_on(
         finally:
             transformer.enable_adapters()
 
-    return lambda batch: batch_loss(partial(velocity, module), base, send_to_device(batch, device))
+    return lambda batch: batch_loss(partial(velocity, transformer), base, send_to_device(batch, device))
 
 
 def _held_out_value(loss_of: Loss, held_out: Pairs, settings: FinetuningSettings) -> float:
     """The loss of all held-out images with its sign turned, each at its own noise and level, always the same."""
     n = len(held_out.latents)
     batch = draw_batch(held_out, replace(settings, batch=n, gradient_accumulation=1, seed=HELD_OUT_SEED), 0)
-    values = []
-    for first in range(0, n, settings.batch):
-        part = slice_tensors(batch, slice(first, first + settings.batch))
-        values.append(float(loss_of(part)) * len(part.x))
-    return -sum(values) / n
+
+    def summed(rows: slice) -> float:
+        part = slice_tensors(batch, rows)
+        return float(loss_of(part)) * len(part.x)
+
+    return -sum(MicroBatches(settings.batch)(summed, n)) / n
 
 
 def flat(run: dict) -> dict:

@@ -64,7 +64,10 @@ def training_pairs(selection: Selection, settings: FinetuningSettings, by: str) 
     n, last = len(selection.conditioning) - 1, int(rows.max())
     if int(rows.min()) < 0 or last >= n:
         raise ValueError(f"the selection names prompt {last} and has {n} prompts; select again")
-    advantages = _advantages(selection.scores(by), rows, settings) if settings.signed else None
+    if not isinstance(by, str):
+        raise ValueError(f"by is {by!r:.60}; name a column of the selection, such as 'score'")
+    scores = selection.scores(by) if settings.signed or by not in selection.kept else None
+    advantages = _advantages(scores, rows, settings) if settings.signed else None
     return Pairs(latents, rows, selection.conditioning, advantages)
 
 

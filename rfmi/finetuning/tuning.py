@@ -2,56 +2,29 @@
 
 No judge and no other model has a say. With `hold_out`, one prompt in a few is kept back, the loss of its images is
 looked at, on the same noise, while training, and the average of the weights with the best value is saved; without, the
-last one is. The folder that it is written to:
-
-    pytorch_lora_weights.safetensors   the adapter, for `pipeline.load_lora_weights(folder)`
-    README.md                          the model card
-    training.json                      settings, losses, validation, versions: written last, it vouches for the rest
-    checkpoint.safetensors             where a longer training goes on; it may be removed
+last one is.
 """
 
-import hashlib
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from numbers import Integral
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as WEIGHTS
 from torch import nn
 from tqdm import tqdm
 
-from rfmi.finetuning.adapter import adapted_layers, adapter_in, load_lora, write_lora
-from rfmi.finetuning.loop import FREE, flat, loop, make_accelerator
+from rfmi.finetuning.adapter import adapted_layers, adapter_in, load_lora
+from rfmi.finetuning.folder import RECORD, WEIGHTS, Finetuned, digest, is_finished, read_finetuned, write_folder
+from rfmi.finetuning.loop import check_processes, loop
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family, family_of, fingerprint
-from rfmi.runs import PACKAGES, SETTINGS, check_same, disk_space, process_state, versions, write_atomically
+from rfmi.pipelines.twins import are_twins, sketch_of
+from rfmi.runs import process_state, remove_leftovers
 from rfmi.selection import Selection, read_selection
-from rfmi.training import CHECKPOINT, Training, check_steps
 
-RECORD, CARD = "training.json", "README.md"
 DEFAULTS = FinetuningSettings()
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """A finished fine-tuning.
-
-    folder: for `pipeline.load_lora_weights`.
-    losses: of every step.
-    validation: (step, the held-out loss with its sign turned), step 0 before training; empty where none was held out.
-    chosen_step: the step whose averaged weights were saved.
-    """
-
-    folder: Path
-    settings: FinetuningSettings
-    losses: tuple[float, ...]
-    validation: tuple[tuple[int, float], ...]
-    chosen_step: int
 
 
 def finetune(
@@ -68,28 +41,37 @@ def finetune(
     """Train a LoRA on a selection's kept images and write it to the folder `output`.
 
     pipeline: it is left as it was, in every case; its transformer's gradient checkpointing is used if it is enabled.
-    selection: a finished selection, or its folder; neither text encoders nor autoencoder are used.
-    output: a folder of its own. A killed call goes on at its last checkpoint, a finished one is only read.
+    selection: a finished selection, or its folder; neither text encoders nor autoencoder are used. It is one that this
+        pipeline drew, in whatever dtype; whose model drew another is refused, unless `start` is given.
+    output: a folder of its own. A killed call goes on at its last checkpoint, however the images of a step are split
+        then; a finished one is only read.
     by: the column of the selection that says how good each image is, the larger the better.
     settings: by default, learn from all images by their scores; `PAPER` has the published ones.
     hold_out: one prompt in so many is kept for an early choice of the weights; None, or more than there are, for none.
     start: the folder of a LoRA to go on from, as a second round does; what is learned is held against the model with
-        it, which drew the images.
+        it, which drew the images; that is taken on trust.
     device: where to train, None where the pipeline is; processes of `accelerate launch` each take their own.
     Raises ValueError before anything starts for a selection, settings, targets or a folder that do not fit;
     FileNotFoundError for a selection or a start that is not there; FloatingPointError where a loss is no number;
-    OSError for a full disk.
+    MemoryError where the device is too small for one image; OSError for a full disk.
     """
+    if not isinstance(settings, FinetuningSettings):
+        advice = "give a FinetuningSettings, as in FinetuningSettings(weighting='verdict')"
+        raise ValueError(f"settings is {settings!r:.60}; {advice}")
     family, folder, transformer = family_of(pipeline), Path(output), pipeline.transformer
+    place = _place(device, transformer.device)
     selection = selection if isinstance(selection, Selection) else read_selection(selection)
     learned, looked_at = _parts(selection, hold_out)
     pairs = training_pairs(learned, settings, by)
     held_out = None if looked_at is None else training_pairs(looked_at, settings, by)
     layers = adapted_layers(pipeline, settings.targets)
     _check_fit(pairs, transformer, family)
+    if start is None:
+        _check_origin(selection, transformer)
     name = str(pipeline.config.get("_name_or_path") or type(pipeline).__name__)
     run = {
         "settings": asdict(settings),
+        "images_a_step": settings.images_a_step,
         "base_model": Path(name).name if Path(name).exists() else name,
         "weights": fingerprint(transformer),
         "by": by,
@@ -100,11 +82,12 @@ def finetune(
         "layers": layers,
         "start": None if start is None else _start_digest(Path(start)),
     }
-    if _is_finished(folder, run, settings):
+    state, before, finished = process_state(), transformer.device, is_finished(folder, run, settings)
+    state.wait_for_everyone()  # before one of them writes
+    remove_leftovers(folder)
+    if finished:
         return read_finetuned(folder)
-    processes, before = process_state(), transformer.device
-    place = processes.device if processes.num_processes > 1 else torch.device(before if device is None else device)
-    accelerator = make_accelerator(settings, place)
+    check_processes(settings, place)
     anchor = None  # no adapter: the base model
     try:
         if place != before:
@@ -113,39 +96,37 @@ def finetune(
             if start is not None:
                 load_lora(pipeline, start)
                 anchor = {name: value.detach().clone() for name, value in parameters.items()}
-            training, steps = loop(
-                transformer, family, pairs, parameters, settings, accelerator, folder, run, held_out, anchor
-            )
-            hidden = not accelerator.is_main_process
+            training, steps = loop(transformer, family, pairs, parameters, settings, folder, run, held_out, anchor)
+            hidden = not state.is_main_process
             with tqdm(desc="fine-tuning", total=settings.steps, disable=hidden, mininterval=5.0, delay=5.0) as bar:
                 for done, loss in steps:
                     bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
                     bar.update(done - bar.n)
-            if accelerator.is_main_process:
-                _write(folder, pipeline, training, run, settings)
-            accelerator.wait_for_everyone()
+            if state.is_main_process:
+                write_folder(folder, pipeline, training, run, settings)
+            state.wait_for_everyone()
     finally:
         if place != before:
             pipeline.to(before)
     return read_finetuned(folder)
 
 
-def read_finetuned(folder: str | Path) -> Finetuned:
-    """A finished fine-tuning. Raises FileNotFoundError for a folder that lacks a part of one."""
-    folder = Path(folder)
-    for name in (RECORD, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no finished fine-tuning: {name} is missing; run it again")
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in record["settings"].items()}
-    losses, validation = tuple(record["losses"]), tuple((step, value) for step, value in record["validation"])
-    return Finetuned(folder, FinetuningSettings(**listed), losses, validation, record["chosen_step"])
+def _place(device: torch.device | str | None, before: torch.device) -> torch.device:
+    """Where to train; ValueError for a device that is not there."""
+    state = process_state()
+    if device is None or state.num_processes > 1:
+        return state.device if state.num_processes > 1 else before
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        said = f"device is {str(device)!r}, which this machine does not have"
+        raise ValueError(f"{said}; leave it out to train where the pipeline is") from error
 
 
 def _parts(selection: Selection, hold_out: int | None) -> tuple[Selection, Selection | None]:
     """What is trained on, and what is held out: every `hold_out`-th prompt."""
-    if hold_out is not None and (not isinstance(hold_out, int) or hold_out < 2):
-        raise ValueError(f"hold_out is {hold_out!r}; keep one prompt in two or more, or None for none")
+    if hold_out is not None and (not isinstance(hold_out, Integral) or hold_out < 2):
+        raise ValueError(f"hold_out is {hold_out}; keep one prompt in two or more, or None for none")
     numbers = [] if hold_out is None else sorted(set(selection.prompt_id.tolist()))
     kept = [i for i in numbers if i % hold_out == hold_out - 1]
     if not kept:
@@ -168,71 +149,18 @@ def _check_fit(pairs: Pairs, transformer: nn.Module, family: Family) -> None:
         raise ValueError(f"{said}; select with this pipeline")
 
 
+def _check_origin(selection: Selection, transformer: nn.Module) -> None:
+    """Raises ValueError for a selection that another model drew, where it is known which did."""
+    _, _, drew = (selection.origin or {}).get("transformer", "").partition(" ")
+    if drew and not are_twins(drew, sketch_of(transformer)):
+        said = "the selection was drawn by another model, of other weights or another configuration"
+        raise ValueError(f"{said}; select with this pipeline, or give the LoRA that drew it as `start`")
+
+
 def _start_digest(folder: Path) -> str:
-    """A short hash of the LoRA in a folder. Raises FileNotFoundError where there is none."""
+    """A short hash of the LoRA in a folder. Raises FileNotFoundError where there is none, ValueError for a damaged one."""
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} holds no {WEIGHTS} to start from; give the folder of a finished fine-tuning")
-    return hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:16]
-
-
-def _is_finished(folder: Path, run: dict[str, Any], settings: FinetuningSettings) -> bool:
-    """Whether this very run is finished there. Raises ValueError where a folder holds another."""
-    if (folder / SETTINGS).is_file():
-        raise ValueError(f"{folder} holds a selection or an evaluation; choose another folder")
     if (folder / RECORD).is_file():
-        there = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        check_same(flat({name: there.get(name) for name in run}), flat(run), folder, FREE)
-        check_steps(there["losses"], there["validation"], settings.steps, settings.validation_every, folder)
-        return len(there["losses"]) == settings.steps and (folder / WEIGHTS).is_file()
-    if (folder / WEIGHTS).is_file() and not (folder / CHECKPOINT).is_file():
-        raise ValueError(f"{folder} holds a LoRA that was not trained here; choose another folder, or remove it")
-    return False
-
-
-def _write(
-    folder: Path, pipeline: DiffusionPipeline, training: Training, run: dict[str, Any], settings: FinetuningSettings
-) -> None:
-    """Write the folder of a training that is over, whose adapter is still in the pipeline."""
-    record = {**run, "losses": training.losses, "validation": training.validation}
-    record["chosen_step"] = training.chosen_step
-    record["versions"] = versions((*PACKAGES, "peft", "accelerate", "safetensors"))
-    own_place = {"dir": folder, "prefix": "lora.", "ignore_cleanup_errors": True}
-    with disk_space(folder), TemporaryDirectory(**own_place) as temporary:
-        write_lora(pipeline, training.result, temporary)
-        (folder / RECORD).unlink(missing_ok=True)  # of a shorter run: it does not vouch for what follows
-        os.replace(Path(temporary) / WEIGHTS, folder / WEIGHTS)
-        write_atomically(folder / CARD, _card(record, settings))
-        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def _card(record: dict[str, Any], settings: FinetuningSettings) -> str:
-    losses, values, layers = record["losses"], dict(record["validation"]), ", ".join(record["layers"])
-    kind, loss = "DoRA" if settings.dora else "LoRA", "advantage" if settings.signed else "flow-matching"
-    tail, (mean, deviation) = losses[-max(1, len(losses) // 10) :], settings.noise_level
-    chosen = f"The moving average ({settings.averaging:g}) after step {record['chosen_step']}"
-    if values:
-        first, best = -values[0], -values[record["chosen_step"]]
-        chosen += f", the best of {len(values) - 1} by held-out loss: {best:.4g}, against {first:.4g} before training"
-    return f"""---
-base_model: {record["base_model"]}
-library_name: diffusers
-pipeline_tag: text-to-image
-tags: [lora, text-to-image, diffusers, rfmi]
----
-
-# {kind} for {record["base_model"]}, fine-tuned on images of its own
-
-Trained by `rfmi.finetuning` on {record["images"]} images that were selected for {record["prompts"]} prompts \
-(weighting `{settings.weighting}`, by `{record["by"]}`).
-
-```python
-pipe.load_lora_weights("this folder")   # pipe: a pipeline of the base model
-```
-
-- **Adapter.** {kind} of rank {settings.rank}, alpha {settings.alpha or settings.rank}, on {layers}.
-- **Training.** {len(losses)} steps of {settings.images_a_step} images, {loss} loss, AdamW at \
-{settings.learning_rate:g}, logit(sigma) of mean {mean:g} and deviation {deviation:g}, seed {settings.seed}. \
-Mean loss over the last tenth: {sum(tail) / len(tail):.4f}.
-- **Weights.** {chosen}.
-- **Record.** Settings, every loss, the validation curve and the versions are in `training.json`.
-"""
+        read_finetuned(folder)
+    return digest(folder / WEIGHTS)[:16]
