@@ -1,7 +1,7 @@
 """Text-to-image pipelines of diffusers as velocity fields."""
 
-from rfmi.pipelines.families import family_of, register
-from rfmi.pipelines.field import PipelineField, sizes_of
+from rfmi.pipelines.families import family_of, register, sizes_of
+from rfmi.pipelines.field import PipelineField
 from rfmi.pipelines.identity import fingerprint, identity_of
 from rfmi.pipelines.interface import Conditioning, Family
 from rfmi.pipelines.prompts import prompt_list

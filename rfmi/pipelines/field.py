@@ -13,10 +13,8 @@ Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prom
 bfloat16 pipeline rounds them at every step.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,12 +22,13 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from rfmi.pipelines.families import family_of
+from rfmi.pipelines.devices import check_device, computing_dtype
+from rfmi.pipelines.families import family_of, sizes_of
 from rfmi.pipelines.images import as_tensor
 from rfmi.pipelines.interface import Conditioning
-from rfmi.pipelines.prompts import prompt_list, shown
+from rfmi.pipelines.prompts import check_told_apart, prompt_list, shown
 from rfmi.sampling import whole_number
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
@@ -72,7 +71,7 @@ class PipelineField:
         if not isinstance(negative_prompt, str):
             raise ValueError(f"negative_prompt is {shown(negative_prompt)}; give one text, empty for none")
         if device is not None:
-            _check_device(device)
+            check_device(device)
             pipeline = pipeline.to(device)
         self.pipeline, factor = pipeline, pipeline.vae_scale_factor
         height, width = self.sizes["height"], self.sizes["width"]
@@ -107,7 +106,7 @@ class PipelineField:
         if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
             wanted = f"x_t (B, {_listed(self.shape)}) and t (B,)"
             raise ValueError(f"x_t is {tuple(x_t.shape)} and t {tuple(t.shape)}; give {wanted}")
-        transformer, device, dtype = self.pipeline.transformer, self.device, _computing_dtype(self.pipeline.transformer)
+        transformer, device, dtype = self.pipeline.transformer, self.device, computing_dtype(self.pipeline.transformer)
         index = torch.cat([self._rows_of(labels, len(x_t)) for labels in branches])
         sigma = (1 - t.to(torch.promote_types(t.dtype, torch.float32))).to(device, torch.float32)
         x_t, sigma = x_t.repeat(len(branches), 1, 1, 1), sigma.repeat(len(branches))
@@ -195,7 +194,7 @@ class PipelineField:
             return self.family.encode_prompts(self.pipeline, texts[part], **options).to("cpu")
 
         conditioning = Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
-        _check_told_apart(texts, conditioning)
+        check_told_apart(texts, conditioning)
         return conditioning
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
@@ -238,60 +237,6 @@ class MicroBatches:
             self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
             clear_device_cache(garbage_collection=True)
         return parts
-
-
-def sizes_of(
-    pipeline: DiffusionPipeline,
-    height: int | None = None,
-    width: int | None = None,
-    max_sequence_length: int | None = None,
-) -> dict[str, int | None]:
-    """height, width and max_sequence_length by name, as images are drawn with them: the pipeline's own where None was
-    asked for, and None for a length that its family does not have.
-
-    Raises ValueError for a size or length that it cannot take.
-    """
-    family, config, factor = family_of(pipeline), pipeline.transformer.config, pipeline.vae_scale_factor
-    own = getattr(pipeline, "default_sample_size", config.sample_size) * factor
-    height, width = (own if side is None else side for side in (height, width))
-    multiple = factor * config.patch_size
-    if not all(isinstance(side, Integral) and side > 0 and side % multiple == 0 for side in (height, width)):
-        raise ValueError(f"an image of {height} by {width} pixels was asked for; give multiples of {multiple}")
-    if family.usual_length is None and max_sequence_length is not None:
-        raise ValueError(f"prompts of {type(pipeline).__name__} have no max_sequence_length; leave it out")
-    length = max_sequence_length
-    if family.usual_length is not None:
-        length = family.usual_length(pipeline) if length is None else whole_number("max_sequence_length", length, 1)
-    return {"height": int(height), "width": int(width), "max_sequence_length": length}
-
-
-def _check_device(device: torch.device | str) -> None:
-    """Raises ValueError, saying what is there, for a device that is not."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        kind = torch.accelerator.current_accelerator()
-        there = ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
-        raise ValueError(f"device is {str(device)!r}, which is not here; there is {', '.join(there)}") from error
-
-
-def _computing_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype that a network computes in: its own, or, where it is quantised, its first tensor's that is not."""
-    dtypes = (each.dtype for each in (module, *module.parameters(), *module.buffers()))
-    return next((each for each in dtypes if each.is_floating_point and each.itemsize > 1), torch.float32)
-
-
-def _check_told_apart(texts: Sequence[str], conditioning: Conditioning) -> None:
-    """Raises ValueError for two texts, one row each, whose rows are the same."""
-    first = {}
-    for row, text in enumerate(texts):
-        hashed = hashlib.sha256()
-        for tensor in conditioning.tensors.values():
-            hashed.update(tensor[row].flatten().view(torch.uint8).numpy())
-        other = first.setdefault(hashed.digest(), text)
-        if other is not text:
-            said = f"the text encoders make the same of the prompts {shown(other)} and {shown(text)}"
-            raise ValueError(f"{said}, which they cut or spell alike; leave one out, or shorten both")
 
 
 def _listed(shape: tuple[int, ...]) -> str:
