@@ -13,7 +13,6 @@ Diffusers keeps the latents, and for AuraFlow the time, in the dtype of the prom
 bfloat16 pipeline rounds them at every step.
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -21,14 +20,14 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from rfmi.pipelines.families import family_of
+from rfmi.pipelines.devices import check_device, computing_dtype
+from rfmi.pipelines.families import family_of, sizes_of
 from rfmi.pipelines.images import as_tensor
 from rfmi.pipelines.interface import Conditioning
 from rfmi.pipelines.memory import MicroBatches
-from rfmi.pipelines.prompts import prompt_list, shown
-from rfmi.pipelines.sizes import sizes_of
+from rfmi.pipelines.prompts import check_told_apart, prompt_list, shown
 from rfmi.sampling import whole_number
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
@@ -70,7 +69,7 @@ class PipelineField:
         if not isinstance(negative_prompt, str):
             raise ValueError(f"negative_prompt is {shown(negative_prompt)}; give one text, empty for none")
         if device is not None:
-            _check_device(device)
+            check_device(device)
             pipeline = pipeline.to(device)
         self.pipeline, factor = pipeline, pipeline.vae_scale_factor
         height, width = self.sizes["height"], self.sizes["width"]
@@ -105,7 +104,7 @@ class PipelineField:
         if not len(x_t) or tuple(x_t.shape[1:]) != self.shape or t.shape != x_t.shape[:1]:
             wanted = f"x_t (B, {_listed(self.shape)}) and t (B,)"
             raise ValueError(f"x_t is {tuple(x_t.shape)} and t {tuple(t.shape)}; give {wanted}")
-        transformer, device, dtype = self.pipeline.transformer, self.device, _computing_dtype(self.pipeline.transformer)
+        transformer, device, dtype = self.pipeline.transformer, self.device, computing_dtype(self.pipeline.transformer)
         index = torch.cat([self._rows_of(labels, len(x_t)) for labels in branches])
         sigma = (1 - t.to(torch.promote_types(t.dtype, torch.float32))).to(device, torch.float32)
         x_t, sigma = x_t.repeat(len(branches), 1, 1, 1), sigma.repeat(len(branches))
@@ -193,7 +192,7 @@ class PipelineField:
             return self.family.encode_prompts(self.pipeline, texts[part], **options).to("cpu")
 
         conditioning = Conditioning.cat(MicroBatches(PROMPTS_AT_ONCE)(encoded, len(texts)))
-        _check_told_apart(texts, conditioning)
+        check_told_apart(texts, conditioning)
         return conditioning
 
     def _rows_of(self, labels: Tensor | None, n: int) -> Tensor:
@@ -207,35 +206,6 @@ class PipelineField:
             said = f"labels run from {labels.min()} to {labels.max()}"
             raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
         return labels.long()
-
-
-def _check_device(device: torch.device | str) -> None:
-    """Raises ValueError, saying what is there, for a device that is not."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        kind = torch.accelerator.current_accelerator()
-        there = ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
-        raise ValueError(f"device is {str(device)!r}, which is not here; there is {', '.join(there)}") from error
-
-
-def _computing_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype that a network computes in: its own, or, where it is quantised, its first tensor's that is not."""
-    dtypes = (each.dtype for each in (module, *module.parameters(), *module.buffers()))
-    return next((each for each in dtypes if each.is_floating_point and each.itemsize > 1), torch.float32)
-
-
-def _check_told_apart(texts: Sequence[str], conditioning: Conditioning) -> None:
-    """Raises ValueError for two texts, one row each, whose rows are the same."""
-    first = {}
-    for row, text in enumerate(texts):
-        hashed = hashlib.sha256()
-        for tensor in conditioning.tensors.values():
-            hashed.update(tensor[row].flatten().view(torch.uint8).numpy())
-        other = first.setdefault(hashed.digest(), text)
-        if other is not text:
-            said = f"the text encoders make the same of the prompts {shown(other)} and {shown(text)}"
-            raise ValueError(f"{said}, which they cut or spell alike; leave one out, or shorten both")
 
 
 def _listed(shape: tuple[int, ...]) -> str:

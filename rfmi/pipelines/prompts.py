@@ -1,8 +1,13 @@
 """Prompts as they are handed in, and as messages show them."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
+
+from rfmi.pipelines.interface import Conditioning
 
 MOST_SHOWN = 60  # letters of a text in a message
 
@@ -28,6 +33,19 @@ def prompt_list(prompts: Iterable[str], once: bool = False) -> list[str]:
     if once and times > 1:
         raise ValueError(f"the prompt {shown(prompt)} is listed {times} times; list every prompt once")
     return [str(each) for each in listed]
+
+
+def check_told_apart(texts: Sequence[str], conditioning: Conditioning) -> None:
+    """Raises ValueError for two texts, one row each, whose rows are the same."""
+    first = {}
+    for row, text in enumerate(texts):
+        hashed = hashlib.sha256()
+        for tensor in conditioning.tensors.values():
+            hashed.update(tensor[row].flatten().view(torch.uint8).numpy())
+        other = first.setdefault(hashed.digest(), text)
+        if other is not text:
+            said = f"the text encoders make the same of the prompts {shown(other)} and {shown(text)}"
+            raise ValueError(f"{said}, which they cut or spell alike; leave one out, or shorten both")
 
 
 def shown(value: Any) -> str:
