@@ -125,7 +125,7 @@ def without_adjectives(prompt: str) -> str:
 
 
 def exchanged(prompt: str, seed: int | str) -> str | None:
-    """The prompt with the attributes of two of its things exchanged, or, where places or roles are told, the two things;
+    """The prompt with the attributes of two of its things exchanged, or, where a place or a role is told, the things;
     None where that says the same or there are no two.
     """
     chunks = [chunk for chunk in read(prompt).noun_chunks if chunk.root.lower_ not in PLACES]
@@ -145,7 +145,7 @@ def exchanged(prompt: str, seed: int | str) -> str | None:
 
 
 def _attribute(chunk: Span) -> tuple[int, int]:
-    """Where the attribute of a noun phrase begins and ends: "red" of "a red traffic light", "glass" of "a glass jar"."""
+    """Where a noun phrase's attribute begins and ends: "red" in "a red traffic light", "glass" in "a glass jar"."""
     words = [token for token in chunk if token.i < chunk.root.i and token.pos_ not in ("DET", "PRON")]
     while words and words[-1].dep_ == "compound" and any(token.dep_ != "compound" for token in words):
         words.pop()
