@@ -196,7 +196,7 @@ def test_published_relations_lose_on_top_of_and_the_names_of_people():
     ("prompt", "expected"),
     [
         ("two kettles and three wagons", (("kettle", 2), ("wagon", 3))),
-        ("a trumpet, four geese and one traffic light", (("trumpet", 1), ("goose", 4), ("traffic light", 1))),
+        ("a trumpet, four vases and one traffic light", (("trumpet", 1), ("vase", 4), ("traffic light", 1))),
         ("five people gathered for a feast", (("person", 5),)),
         ("three small wagons rolled down the hill", (("wagon", 3),)),
         ("the wagons stood on a hill", ()),
@@ -217,12 +217,18 @@ def test_actions_are_verbs_without_adjectives():
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
-        ("a teal kettle and a maroon wagon", {"a maroon kettle and a teal wagon", "a teal wagon and a maroon kettle"}),
+        ("a teal kettle and a maroon wagon", {"a maroon kettle and a teal wagon"}),
         ("a kettle on the left of a lantern", {"a lantern on the left of a kettle"}),
         ("a kettle on the left of an anvil", {"an anvil on the left of a kettle"}),
-        ("a ivory kettle and a red wagon", {"a red kettle and a ivory wagon", "a ivory wagon and a red kettle"}),
-        ("two kettles and three wagons", {"three kettles and two wagons", "two wagons and three kettles"}),
+        ("a ivory kettle and a red wagon", {"a red kettle and a ivory wagon"}),
+        ("two kettles and three wagons", {"three kettles and two wagons"}),
         ("a traffic light in front of a bus", {"a bus in front of a traffic light"}),
+        ("a glass jar and a metallic spoon", {"a metallic jar and a glass spoon"}),
+        ("an old clock and a red traffic light", {"a red clock and an old traffic light"}),
+        (
+            "The old kettle leaned on the blue ladder.",
+            {"The blue kettle leaned on the old ladder.", "The blue ladder leaned on the old kettle."},
+        ),
         ("a kettle and a wagon", {None}),
         ("a kettle, a wagon and a barrel", {None}),
         ("a kettle next to a wagon", {None}),

