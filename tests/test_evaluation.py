@@ -207,7 +207,7 @@ def test_a_judge_that_fails_on_what_was_drawn_leaves_a_folder_that_goes_on(pipel
 def test_a_mended_judge_of_the_same_identity_goes_on_where_the_former_failed(pipeline, found, tmp_path):
     def broken(images, prompts, category):
         calls.append(1)
-        return judge(images, prompts, category)[len(calls) > 3 :]
+        return judge(images, prompts, category)[int(len(calls) > 3) :]
 
     def mended(images, prompts, category):
         return judge(images, prompts, category)
