@@ -30,6 +30,7 @@ from rfmi.fields import interpolate
 from rfmi.finetuning.pairs import Batch, Pairs, draw_batch
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family
+from rfmi.pipelines.devices import computing_dtype
 from rfmi.pipelines.memory import MicroBatches
 from rfmi.runs import process_state
 from rfmi.training import CHECKPOINT, Training, train
@@ -149,7 +150,7 @@ def loop(
 
 def _loss_on(transformer: nn.Module, family: Family, pairs: Pairs, anchor: dict[str, Tensor] | None) -> Loss:
     """The loss of batches of these pairs."""
-    device, dtype = transformer.device, transformer.dtype
+    device, dtype = transformer.device, computing_dtype(transformer)
 
     def velocity(network: Callable, x_t: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
         conditioning = pairs.conditioning.rows(rows).to(device, dtype)

@@ -20,6 +20,7 @@ from rfmi.finetuning.loop import check_processes, loop
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family, family_of, fingerprint
+from rfmi.pipelines.devices import check_device, computing_dtype
 from rfmi.pipelines.twins import are_twins, sketch_of
 from rfmi.runs import process_state, remove_leftovers
 from rfmi.selection import Selection, read_selection
@@ -116,11 +117,8 @@ def _place(device: torch.device | str | None, before: torch.device) -> torch.dev
     state = process_state()
     if device is None or state.num_processes > 1:
         return state.device if state.num_processes > 1 else before
-    try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:
-        said = f"device is {str(device)!r}, which this machine does not have"
-        raise ValueError(f"{said}; leave it out to train where the pipeline is") from error
+    check_device(device)
+    return torch.empty(0, device=device).device
 
 
 def _parts(selection: Selection, hold_out: int | None) -> tuple[Selection, Selection | None]:
@@ -137,7 +135,7 @@ def _parts(selection: Selection, hold_out: int | None) -> tuple[Selection, Selec
 @torch.no_grad()
 def _check_fit(pairs: Pairs, transformer: nn.Module, family: Family) -> None:
     """Raises ValueError, with the transformer's reason, for latents or conditioning that are of another model."""
-    x, device, dtype = pairs.latents[:1], transformer.device, transformer.dtype
+    x, device, dtype = pairs.latents[:1], transformer.device, computing_dtype(transformer)
     conditioning = pairs.conditioning.rows(pairs.rows[:1]).to(device, dtype)
     try:
         v = family.velocity(transformer, x.to(device, dtype), torch.full((1,), 0.5, device=device), conditioning)
