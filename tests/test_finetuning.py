@@ -888,8 +888,8 @@ def test_a_selection_into_a_fine_tunings_folder_is_refused(pipeline, tmp_path, s
         ({"settings": replace(QUICK, steps=1), "by": "typo"}, "no column 'typo'; it has score"),
         ({"by": ["score"]}, "by is .* name a column"),
         ({"hold_out": 2.0}, "one prompt in two or more"),
-        ({"device": "nowhere"}, "device is 'nowhere', which this machine does not have"),
-        ({"device": "cuda:99"}, "device is 'cuda:99', which this machine does not have"),
+        ({"device": "nowhere"}, "device is 'nowhere', which is not here"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', which is not here"),
     ],
     ids=str,
 )
