@@ -25,8 +25,9 @@ from rfmi.files import digests, write_record
 from rfmi.runs import open_folder
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import METHODS, Method, re_noising_scores
+from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.re_noising import re_noising_errors
-from rfmi.selection import Pruning, Selection, best, candidates, read_selection, select, selecting, worst
+from rfmi.selection import CHEAP, Pruning, Selection, best, candidates, read_selection, select, selecting, worst
 from rfmi.selection.folder import finish_folder, unit_path, write_unit
 
 TEXTS = ["a red circle", "two blue squares"]
@@ -123,7 +124,8 @@ def test_a_round_adds_to_the_noises_of_those_before(pipeline, whole, tmp_path):
         *(table.groupby("prompt_id") for table in (pruned.candidates, whole.candidates, fewer)), strict=True
     ):
         last = two.score.nlargest(2).index
-        expected = two.score.where(~two.index.isin(last), all_.score)
+        change = (all_.score - two.score)[last].mean()  # reaches the one left behind
+        expected = (two.score + change).where(~two.index.isin(last), all_.score)
         np.testing.assert_allclose(part.score, expected, rtol=1e-3, atol=1e-2)
         assert part["rank"].idxmin() == all_.score[last].idxmax()
         assert part.standard_error.notna().tolist() == part.index.isin(last).tolist()
@@ -131,9 +133,9 @@ def test_a_round_adds_to_the_noises_of_those_before(pipeline, whole, tmp_path):
 
 def test_a_score_of_fewer_noises_stops_when_it_has_them():
     rounds = Pruning(rounds=((4, 2), (2, 4), (1, 8)))
-    assert rounds.noises(METHODS["re_noising_high_noise"]) == [(4, range(2)), (2, range(2, 4))]
-    assert rounds.noises(METHODS["information_and_likelihood"])[-1] == (1, range(6, 14))
-    assert rounds.noises(replace(METHODS["re_noising"], noises=1)) == [(4, range(1))]
+    assert rounds.noises(METHODS["re_noising_high_noise"], 9) == [(4, range(2)), (2, range(2, 4))]
+    assert rounds.noises(METHODS["information_and_likelihood"], 9)[-1] == (1, range(6, 14))
+    assert rounds.noises(replace(METHODS["re_noising"], noises=1), 3) == [(3, range(1))]
 
 
 def test_drafts_part_from_the_grid_where_they_should():
@@ -166,6 +168,38 @@ def test_as_many_are_kept_as_asked_whatever_the_rounds(pipeline, tmp_path):
         finalists = part.draft_score.nlargest(2).index
         assert part["rank"].notna().tolist() == part.index.isin(finalists).tolist()
         assert part["rank"].idxmin() == part.score.idxmax()
+
+
+def test_the_cheap_preset_finishes_and_scores_all(pipeline, tmp_path):
+    """At the size of the bar: at most 90 evaluations an image at 16 candidates, 28 steps, guidance above 1."""
+    method, asked = METHODS[DEFAULT_METHOD], SMALL | {"steps": 28, "candidates": 16, "method": DEFAULT_METHOD}
+    del asked["keep"]
+    cheap = select(pipeline, TEXTS[:1], output=tmp_path / "cheap", prune=CHEAP, **asked)
+    table = cheap.candidates
+    assert table.evaluations.mean() <= 90
+    assert table.evaluations.sum() == CHEAP.evaluations(method, 16, 28, guidance=2.0)
+    assert CHEAP.evaluations(method, 50, 28, guidance=4.5) / 50 <= 90
+    assert set(table.fate) == {"kept"} and table.score.notna().all() and len(cheap.latents) == 16
+    assert cheap.kept.score.is_monotonic_decreasing, "scores of unequal noises are in one order"
+    assert simulated(pipeline, cheap, method, CHEAP) == pytest.approx(table.score.tolist(), rel=1e-3, abs=1e-2)
+
+
+def simulated(pipeline, selection, method, pruning):
+    """The scores of a prompt's finished candidates, from the errors of all under all noises."""
+    latents = selection.latents[selection.kept.seed.argsort().tolist()]
+    labels, (times, weights) = torch.zeros(len(latents), dtype=torch.long), method.times_and_weights()
+    field, seed = PipelineField(pipeline, selection.prompts), int(selection.candidates.seed.min())
+    options = {"times": times, "noises": 8, "seed": seed, "guidance": method.guidance}
+    guided = re_noising_errors(field, latents, method.branches(labels, None), **options)[2]
+    draws = -(guided * weights[:, None]).sum(1).numpy()
+    score, inside, seen = draws[:, : pruning.rounds[0][1]].mean(1), np.arange(len(latents)), pruning.rounds[0][1]
+    for share, more in pruning.rounds[1:]:
+        inside = inside[score[inside].argsort()[::-1][: math.ceil(share * len(latents))]]
+        seen += more
+        new = draws[inside, :seen].mean(1)
+        score = score + (new - score[inside]).mean()
+        score[inside] = new
+    return score.tolist()
 
 
 @pytest.mark.parametrize("method", [METHODS["conditional_loss"], replace(METHODS["re_noising"], noises=1)])
@@ -570,6 +604,9 @@ def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, chang
         ({"rounds": ((4, 1), (2, 2))}, "half a pair"),
         ({"rounds": ((4, 2), (2, 1))}, "half a pair"),
         ({"rounds": ((4.0, 2),)}, "whole numbers"),
+        ({"rounds": ((1.0, 2), (3, 2))}, "whole numbers"),
+        ({"rounds": ((1.0, 2), (0.0, 2))}, "whole numbers"),
+        ({"rounds": ((0.5, 2), (0.5, 4))}, "fewer in every next one"),
         ({"shortcut": 1.5}, "whole numbers"),
         ({"method": "path"}, "take a `Method`"),
         ({"method": METHODS["against_prompts"]}, "asks for no other prompts"),

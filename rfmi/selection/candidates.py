@@ -4,16 +4,20 @@ Late steps of the sampling ODE decide texture; what the image shows is decided b
 through the first K of S steps, and from there a *draft* of each is reached by a few long steps and cheaply scored, by
 its conditional loss, which needs no null branch. Only the best F_1 go on from where they are, through the steps that
 are left. They are scored by successive halving: in round r the best F_r so far get N_r noises more, and the last
-round's best is chosen by all of its own. In place of the M (2 S + C) network evaluations of full selection,
+round's best is chosen by all of its own. Noises raise or lower the scores of all candidates of a prompt alike: what a
+round changes in the mean of those in it is passed on to those left behind, so that scores of unequal noises can be held
+against each other, and nobody left behind overtakes the last round's best. In place of the M (2 S + C) network
+evaluations of full selection,
 
     M (g (K + J) + c) + F_1 g (S - K) + sum over rounds F_r N_r C_1
 
 with C evaluations of the full score, C_1 of one of its noises, c of the draft's score, J long steps, and g = 2, or 1
 without guidance: a step then asks for the null branch only where it is scored, as full selection does and pruned
-selection does not. Where no draft could be dropped none is drawn. Drafts are scored with other noises than finalists:
-what luck lifted a draft does not lift its image again.
+selection does not. Where no draft could be dropped none is drawn, and only the rounds save. Drafts are scored with other
+noises than finalists: what luck lifted a draft does not lift its image again.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +42,8 @@ class Pruning:
 
     seen: the part of their steps after which candidates are looked at.
     shortcut: long steps that finish a draft. method: the draft's score.
-    rounds: pairs (finalists, noises more); a score of fewer noises stops when it has them all.
+    rounds: pairs (finalists, noises more), finalists as whole numbers, or all as shares of the candidates; a score of
+        fewer noises stops when it has them all. A first round of the share 1.0 drops no draft: all are finished.
     Raises ValueError for a part outside 0 to 1, no long step, rounds that do not narrow or are not of pairs of noises
     (a single round may be of one noise), and a draft's score along the path or against other prompts.
     """
@@ -49,25 +54,32 @@ class Pruning:
     rounds: tuple[tuple[int, int], ...] = ((9, 2), (6, 4), (3, 8))
 
     def __post_init__(self) -> None:
-        counts = [self.shortcut, *(number for each in self.rounds for number in each)]
+        finalists = [count for count, _ in self.rounds]
+        shares = all(isinstance(count, float) and 0 < count <= 1 for count in finalists)
+        counts = [self.shortcut, *(noises for _, noises in self.rounds), *([] if shares else finalists)]
         if not all(isinstance(number, int) for number in counts):
-            raise ValueError(f"long steps and rounds are counted by {counts}; give whole numbers")
+            said = f"long steps and rounds are counted by {counts}; give whole numbers"
+            raise ValueError(f"{said}, or all finalists as shares above 0 and up to 1.0")
         if not 0 < self.seen < 1 or self.shortcut < 1:
             asked = f"{self.shortcut} long steps after the part {self.seen} of the steps"
             raise ValueError(f"drafts are of {asked}; take 1 or more, and a part between 0 and 1")
         if not isinstance(self.method, Method) or self.method.prompts:
             raise ValueError(f"drafts are scored by {self.method}; take a `Method` that asks for no other prompts")
-        finalists = [count for count, _ in self.rounds]
-        if not finalists or min(finalists) < 1 or any(a <= b for a, b in pairwise(finalists)):
+        if not finalists or min(finalists) < 1 - shares or any(a <= b for a, b in pairwise(finalists)):
             raise ValueError(f"rounds have {finalists} finalists; take at least one round, and fewer in every next one")
         for _, noises in self.rounds:
             check_noises(noises)
             if noises == 1 and len(self.rounds) > 1:
                 raise ValueError("a round of one noise has half a pair; take even numbers in more rounds than one")
 
+    def finalists(self, candidates: int) -> list[int]:
+        """Of so many candidates those in each round."""
+        counts = [count if isinstance(count, int) else math.ceil(count * candidates) for count, _ in self.rounds]
+        return [min(count, candidates) for count in counts]
+
     def drops_drafts(self, candidates: int, keep: int) -> bool:
         """Whether there are more candidates than finalists."""
-        return candidates > max(keep, self.rounds[0][0])
+        return candidates > max(keep, self.finalists(candidates)[0])
 
     def split(self, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The grid (S + 1,) in two, with the step K in both, and the long steps from there to a draft."""
@@ -76,24 +88,26 @@ class Pruning:
         places = torch.linspace(k, steps, min(self.shortcut, steps - k) + 1).round().long()
         return times[: k + 1], times[k:], times[places]
 
-    def noises(self, method: Method) -> list[tuple[int, range]]:
+    def noises(self, method: Method, candidates: int) -> list[tuple[int, range]]:
         """The rounds of a method: how many finalists, and which of its noises each gets."""
         ends = [0]
         for _, more in self.rounds:
             ends.append(min(ends[-1] + more, method.noises))
-        found = zip(self.rounds, pairwise(ends), strict=True)
-        return [(finalists, range(start, end)) for (finalists, _), (start, end) in found if end > start]
+        found = zip(self.finalists(candidates), pairwise(ends), strict=True)
+        return [(finalists, range(start, end)) for finalists, (start, end) in found if end > start]
 
     def evaluations(self, method: Method, candidates: int, steps: int, guidance: float) -> float:
         """Network evaluations of a choice among `candidates`, one kept: the formula at the top."""
-        branches, finalists = 1 if guidance == 1 else 2, self.rounds[0][0]
-        rounds = sum(min(candidates, n) * len(noises) for n, noises in self.noises(method))
-        scored = rounds * method.evaluations / method.noises
+        branches, rounds = 1 if guidance == 1 else 2, self.noises(method, candidates)
+        scored = sum(n * len(noises) for n, noises in rounds) * method.evaluations / method.noises
         if not self.drops_drafts(candidates, 1):
             return candidates * branches * steps + scored
         before, after, long = (len(grid) - 1 for grid in self.split(torch.linspace(0, 1, steps + 1)))
         drafts = candidates * (branches * (before + long) + self.method.evaluations)
-        return drafts + finalists * branches * after + scored
+        return drafts + rounds[0][0] * branches * after + scored
+
+
+CHEAP = Pruning(rounds=((1.0, 2), (0.375, 2), (0.125, 4)))  # finishes and scores all; notebook 07 measures it
 
 
 @dataclass(frozen=True)
@@ -126,8 +140,8 @@ class Candidates:
 def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Tensor | None = None) -> Candidates:
     """Draw, score and choose for prompt `label`; others: (k,) labels of prompts that it is held against.
 
-    With pruning a candidate's score has as many noises as the last round it was in. Raises FloatingPointError for a
-    score that is no number.
+    With pruning a candidate's score has as many noises as the last round it was in, and what later rounds changed in
+    the mean. Raises FloatingPointError for a score that is no number.
     """
     prompt = _Prompt(flow, label, recipe, others)
     method, pruning, columns = recipe.method, recipe.pruning, prompt.columns
@@ -137,15 +151,17 @@ def draw_candidates(flow: PipelineField, label: int, recipe: Recipe, others: Ten
         rounds = [] if isinstance(method, str) else [(recipe.candidates, range(method.noises))]
     else:
         rows, latents = _finalists(prompt, pruning, rows, times)
-        rounds = pruning.noises(method)
-    errors = []
+        rounds = pruning.noises(method, recipe.candidates)
+    errors, places, inside = [], torch.arange(len(rows)), rows
     for finalists, noises in rounds:
         if errors:
-            best = _best(columns["score"][rows], max(recipe.keep, finalists)).sort().values
-            rows, latents, errors = rows[best], latents[best], [part[:, best] for part in errors]
-        errors.append(prompt.errors(rows, latents, method, noises, recipe.seed))
+            best = _best(columns["score"][inside], finalists).sort().values
+            places, inside, errors = places[best], inside[best], [part[:, best] for part in errors]
+        errors.append(prompt.errors(inside, latents[places], method, noises, recipe.seed))
         found = _scores(torch.cat(errors, 3), method, label)
-        columns["score"][rows], columns["standard_error"][rows] = found.values, found.standard_errors
+        if len(errors) > 1:  # what the new noises do to all alike reaches those left behind
+            columns["score"] += (found.values - columns["score"][inside]).mean()
+        columns["score"][inside], columns["standard_error"][inside] = found.values, found.standard_errors
     if not rounds:  # the score is one of those along the path
         columns["score"] = columns[method].clone()
         check_numbers(columns["score"], f"a candidate of prompt {label}")
@@ -166,7 +182,7 @@ def _finalists(prompt: "_Prompt", pruning: Pruning, rows: Tensor, times: Tensor)
     errors = prompt.errors(rows, drafts, method, range(method.noises), recipe.seed + 1)
     scores = _scores(errors, method, prompt.label).values
     prompt.columns["draft_score"] = scores
-    rows = _best(scores, max(recipe.keep, pruning.rounds[0][0])).sort().values
+    rows = _best(scores, max(recipe.keep, pruning.finalists(recipe.candidates)[0])).sort().values
     return rows, prompt.drawn(rows, on_the_way[rows], after)
 
 

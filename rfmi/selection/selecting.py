@@ -49,12 +49,13 @@ def select(
     output: a folder of its own. A killed call goes on at the next prompt, a finished one is only read.
     candidates: images of a prompt. Candidate i of prompt j starts from the noise of the seed `seed + j * candidates +
         i`, as `pipeline(prompt, generator=torch.Generator().manual_seed(...))` does.
-    keep: how many of them, the best, keep image and latent; None for all, or for one where candidates are pruned.
+    keep: how many of them, the best, keep image and latent; None for all, or for one where drafts are dropped.
     method: a `Method`, or a name of `rfmi.scoring.METHODS` or of a score along the path (`PATH_METHODS`).
     negatives: for a method against other prompts, those that each prompt is held against; None for the nearest of
         `prompts`.
-    prune: True, or a `Pruning`, to finish only the candidates that score best on the way, whose scores then have the
-        noises of the last round that each was in: order them by `rank`.
+    prune: True, or a `Pruning`, to finish only the candidates that score best on the way; `CHEAP` to finish all, and to
+        spend noises on those that score best. Scores have the noises of the last round that each was in, and what later
+        rounds changed in the mean.
     guidance, steps, seed: of the drawing; scores are without guidance.
     negative_prompt, height, width, max_sequence_length, device, micro_batch: of `PipelineField`.
     Raises ValueError, before anything is drawn, for prompts that are repeated, numbers that do not fit, an unknown
@@ -65,9 +66,12 @@ def select(
         raise ValueError(f"prune is {prune!r}; give True, False, or a `Pruning`")
     pruning = Pruning() if prune is True else prune or None
     check_guidance(guidance)
+    candidates = whole_number("candidates", candidates, 1)
+    if keep is None:
+        keep = 1 if pruning and pruning.drops_drafts(candidates, 1) else candidates
     recipe = Recipe(
-        candidates=whole_number("candidates", candidates, 1),
-        keep=whole_number("keep", keep if keep is not None else candidates if pruning is None else 1, 0),
+        candidates=candidates,
+        keep=whole_number("keep", keep, 0),
         method=method if method in PATH_METHODS else method_named(method),
         guidance=float(guidance),
         steps=whole_number("steps", steps, 0),
