@@ -107,7 +107,9 @@ class Pruning:
         return drafts + rounds[0][0] * branches * after + scored
 
 
-CHEAP = Pruning(rounds=((1.0, 2), (0.375, 2), (0.125, 4)))  # finishes and scores all; notebook 07 measures it
+# All are finished and scored: of 16 candidates 88.5 evaluations an image in place of 216 (28 steps, guidance above 1).
+# Chosen among schemes of at most 90 on half of 400 validation prompts of the small world, measured in notebook 07.
+CHEAP = Pruning(rounds=((1.0, 2), (0.375, 2), (0.125, 4)))
 
 
 @dataclass(frozen=True)
