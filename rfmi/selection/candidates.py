@@ -13,8 +13,8 @@ evaluations of full selection,
 
 with C evaluations of the full score, C_1 of one of its noises, c of the draft's score, J long steps, and g = 2, or 1
 without guidance: a step then asks for the null branch only where it is scored, as full selection does and pruned
-selection does not. Where no draft could be dropped none is drawn, and only the rounds save. Drafts are scored with other
-noises than finalists: what luck lifted a draft does not lift its image again.
+selection does not. Where no draft could be dropped none is drawn, and only the rounds save. Drafts are scored with
+other noises than finalists: what luck lifted a draft does not lift its image again.
 """
 
 import math
