@@ -13,8 +13,8 @@ evaluations of full selection,
 
 with C evaluations of the full score, C_1 of one of its noises, c of the draft's score, J long steps, and g = 2, or 1
 without guidance: a step then asks for the null branch only where it is scored, as full selection does and pruned
-selection does not. Where no draft could be dropped none is drawn, and only the rounds save. Drafts are scored with other
-noises than finalists: what luck lifted a draft does not lift its image again.
+selection does not. Where no draft could be dropped none is drawn, and only the rounds save. Drafts are scored with
+other noises than finalists: what luck lifted a draft does not lift its image again.
 """
 
 import math
@@ -107,7 +107,9 @@ class Pruning:
         return drafts + rounds[0][0] * branches * after + scored
 
 
-CHEAP = Pruning(rounds=((1.0, 2), (0.375, 2), (0.125, 4)))  # finishes and scores all; notebook 07 measures it
+# All are finished and scored: of 16 candidates 88.5 evaluations an image in place of 216 (28 steps, guidance above 1).
+# Chosen among schemes of at most 90 on half of 400 validation prompts of the small world, measured in notebook 07.
+CHEAP = Pruning(rounds=((1.0, 2), (0.375, 2), (0.125, 4)))
 
 
 @dataclass(frozen=True)
