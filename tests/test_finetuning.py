@@ -1024,7 +1024,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, m
         written.append(path)
         write(tensors, path, metadata)
 
-    monkeypatch.setattr(runs, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match="is full; make room and call again") as raised:
         finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
     assert raised.value.errno == errno.ENOSPC

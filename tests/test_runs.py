@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_no_claim(tmp_path, monkeypatch):
             raise answer
         return answer
 
-    monkeypatch.setattr(runs, "_writer", full)
+    monkeypatch.setattr(runs, "writer", full)
     with pytest.raises(OSError, match="is full"):
         next(deal(files(tmp_path), "work"))
     assert names(tmp_path) == []

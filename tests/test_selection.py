@@ -536,7 +536,7 @@ def peak_growth(work):
 
 def test_keeping_many_takes_no_more_memory_than_keeping_one(tmp_path):
     shape, prompts = (16, 64, 64), [f"prompt {i}" for i in range(16)]
-    field = SimpleNamespace(conditioning=Conditioning({"encoder_hidden_states": torch.zeros(len(prompts) + 1, 4, 8)}))
+    conditioning = Conditioning({"encoder_hidden_states": torch.zeros(len(prompts) + 1, 4, 8)})
     images, grown = torch.zeros(20, 3, 8, 8), {}
     for keep in (1, 20):
         folder, columns = tmp_path / str(keep), {"score": torch.arange(20.0, dtype=torch.float64)}
@@ -545,7 +545,7 @@ def test_keeping_many_takes_no_more_memory_than_keeping_one(tmp_path):
             latents = torch.full((keep, *shape), float(i))
             drawn = candidates.Candidates(columns, ["kept"] * 20, list(range(keep)), latents)
             write_unit(folder, i, prompt, drawn, images[:keep], 20 * i)
-        grown[keep] = peak_growth(lambda folder=folder: finish_folder(folder, prompts, field))
+        grown[keep] = peak_growth(lambda folder=folder: finish_folder(folder, len(prompts), lambda: conditioning))
         kept = read_selection(folder).latents
         assert kept.shape == (keep * len(prompts), *shape) and kept[:: keep, 0, 0, 0].tolist() == [*range(16)]
     assert grown[20] - grown[1] < kept.nbytes / 5, "no copy of all latents is held, not even one"

@@ -277,7 +277,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, monkeypatch
             raise OSError(errno.ENOSPC, "x")
         write(tensors, path, metadata)
 
-    monkeypatch.setattr(runs, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match="is full; make room and call again"):
         trained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
