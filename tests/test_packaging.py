@@ -79,7 +79,7 @@ def test_the_lock_is_closed():
 
 @pytest.mark.parametrize(
     ("folder", "asked"),
-    [("rfmi", PROJECT["dependencies"]), ("lab", [*PROJECT["dependencies"], *EXTRAS["study"], *EXTRAS["compbench"], *EXTRAS["cluster"]]), ("tests", ASKED)],
+    [("rfmi", PROJECT["dependencies"]), ("lab", [*ASKED, *EXTRAS["compbench"], *EXTRAS["cluster"]]), ("tests", ASKED)],
 )
 def test_every_import_is_asked_for(folder, asked):
     """A package that comes in only with another may leave with it; rfmi alone needs nothing of the study's."""
