@@ -21,6 +21,7 @@ def test_the_papers_experiment_runs_from_end_to_end(tmp_path, monkeypatch):
     save_stable_diffusion_3_5(tmp_path / "model")
     given = {"model": str(tmp_path / "model"), "world": "compbench", "measure": "score", "size": 32, "steps": 4}
     given |= {"output": str(tmp_path / "report"), "gradient_checkpointing": True, "gradient_accumulation": 2}
+    given |= {"n_prompts": 1, "val_prompts": 1, "candidates": 4, "batch": 8, "tuning_steps": 3, "seeds": [0]}
     for name in NAMES:
         source = notebooks_folder() / f"{name}.ipynb"
         parameters = {each: value for each, value in given.items() if each in default_parameters(source)}
