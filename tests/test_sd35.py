@@ -35,4 +35,4 @@ def test_the_papers_experiment_runs_from_end_to_end(tmp_path, monkeypatch):
     categories = {row["category"] for row in results["evaluation"]["by_category"]}
     assert {"color", "3d_spatial", "non_spatial", "complex"} <= categories
     scores = [row["value"] for row in results["evaluation"]["by_category"]]
-    assert 0 < min(scores) and max(scores) < 1 and len({*scores}) > 8  # graded, and not verdicts
+    assert all(-1 <= score <= 1 for score in scores) and len({*scores}) > 8  # graded, and not verdicts
