@@ -63,6 +63,14 @@ def answers():
     for gain in (found["best_against_best"], found["gain"], found["gain_of_judge"], found["by_guidance"]["1"]["gain"]):
         yield points(gain).replace(" (", " points (")
     yield f"{world['at_best_guidance']['mean']:.0%} at its best guidance of {world['best_guidance']:g}"
+    cost, images = results("sd35"), "network evaluations an image in place of"
+    yield f"{cost['evaluations_per_image']:.1f} {images} {cost['evaluations_per_image_in_full']:.0f}"
+    change = cost["alignment_change_recorded"]
+    told = points(change | {"value": change["gain"]}).removesuffix(")")
+    yield f"{told}, {change['n']:.0f} prompts)".replace(" (", " points of alignment (")
+    hours = {(row["stage"], row["pixels"]): row["hours"] for row in cost["hours"]}
+    yield f"{hours['choose among 50, published procedure', 1024]:.0f} hours to choose among 50 images as published"
+    yield f"{hours['score 16 for training, cheaply', 1024]:.1f} to draw and score 16"
 
 
 def full_size():
