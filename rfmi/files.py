@@ -133,6 +133,11 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a result holds numbers, texts, lists and mappings only, got {kind}; convert it first")
 
 
+def short_hash(facts: Any) -> str:
+    """16 hexadecimal digits for facts as JSON writes them, and for what it cannot write as a text."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 @contextmanager
 def _noticing_damage(path: Path, advice: str) -> Iterator[None]:
     try:

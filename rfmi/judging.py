@@ -7,7 +7,6 @@ a grey image and one of noise, to three digits. Declare an identity where answer
 or where a mended judge shall go on in the folder of the former.
 """
 
-import hashlib
 import inspect
 import json
 import re
@@ -21,8 +20,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from rfmi.files import plain, short_hash
 from rfmi.pipelines import fingerprint
-from rfmi.files import plain
 
 Judge = Callable[[Tensor, Sequence[str], str], pd.DataFrame]
 Features = Callable[[Tensor], Tensor]
@@ -104,7 +103,7 @@ def _identity(function: Callable, answers: Any) -> dict[str, str]:
     while isinstance(inner, partial):
         inner = inner.func
     name = _name(inner if hasattr(inner, "__qualname__") else type(inner))
-    return {"name": name, "made_of": _hashed(_made_of(function)), "answers": _hashed(said)}
+    return {"name": name, "made_of": short_hash(_made_of(function)), "answers": short_hash(said)}
 
 
 def _made_of(value: Any, depth: int = 0) -> Any:
@@ -146,7 +145,3 @@ def _made_of(value: Any, depth: int = 0) -> Any:
 
 def _name(thing: Any) -> str:
     return f"{getattr(thing, '__module__', None)}.{getattr(thing, '__qualname__', None) or thing.__name__}"
-
-
-def _hashed(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

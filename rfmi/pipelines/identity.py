@@ -5,7 +5,6 @@ vocabularies and rules. Each comes down to a short hash of its own, so that a re
 a network is run (compiled, offloaded, on which device, in how many rows at once) does not count; its dtype does.
 """
 
-import hashlib
 import json
 from typing import Any
 
@@ -16,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from rfmi.files import short_hash
 from rfmi.pipelines.twins import sketch_of
 
 COMPILED = "_orig_mod."  # in names of what torch.compile has wrapped
@@ -25,7 +25,7 @@ SET_BY_CALLS = ("truncation", "padding")  # of a tokenizer's rules: what its las
 def identity_of(pipeline: DiffusionPipeline) -> dict[str, str | None]:
     """A short hash of every component by its name, None for one that is left out; the transformer's with its sketch."""
     identity = {"pipeline": type(pipeline).__name__} | {
-        name: None if component is None else _hashed(_facts(component))
+        name: None if component is None else short_hash(_facts(component))
         for name, component in sorted(pipeline.components.items())
     }
     return identity | {"transformer": f"{identity['transformer']} {sketch_of(pipeline.transformer)}"}
@@ -46,7 +46,7 @@ def fingerprint(module: nn.Module) -> str:
         if isinstance(part, BaseTunerLayer):
             switched = [part.disable_adapters, part.active_adapters, part.scaling]
             sums[f"{path}.adapters".replace(COMPILED, "")] = [str(switched)]
-    return _hashed(sums)
+    return short_hash(sums)
 
 
 def _facts(component: Any) -> Any:
@@ -80,7 +80,3 @@ def _sums(value: Tensor) -> list[str]:
         return [each for name in names for each in _sums(getattr(value, name))]
     bits = value.flatten().view(getattr(torch, f"int{8 * value.element_size()}"))
     return [f"{value.dtype} {bits.sum(dtype=torch.int64)}"]
-
-
-def _hashed(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]

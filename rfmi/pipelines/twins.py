@@ -1,13 +1,13 @@
 """Whether two transformers are the same up to the rounding of their weights, as those of one model in two dtypes are."""
 
-import hashlib
-import json
 import math
 
 import torch
 from accelerate.utils import align_module_device
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from rfmi.files import short_hash
 
 SUMS = 8
 ROUNDING = 0.005  # of the norm: rounding to bfloat16 moves a sum by 0.001, other weights by 1
@@ -19,7 +19,6 @@ def sketch_of(transformer: nn.Module) -> str:
     units of that norm. transformer: on any device, compiled or offloaded."""
     network = getattr(transformer, "_orig_mod", transformer)
     config = {name: value for name, value in network.config.items() if not name.startswith("_")}
-    hashed = hashlib.sha256(json.dumps([type(network).__name__, config], sort_keys=True, default=str).encode())
     sums, squares, n = [0.0] * SUMS, 0.0, 0
     for part in network.modules():
         with align_module_device(part):
@@ -31,7 +30,7 @@ def sketch_of(transformer: nn.Module) -> str:
                     n += 1
     norm = math.sqrt(squares) or 1.0
     numbers = [math.log(norm), *(total / norm for total in sums)]
-    return " ".join([hashed.hexdigest()[:16], *(str(round(number, 5) + 0.0) for number in numbers)])
+    return " ".join([short_hash([type(network).__name__, config]), *(str(round(number, 5) + 0.0) for number in numbers)])
 
 
 def are_twins(one: str, other: str) -> bool:
