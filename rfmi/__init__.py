@@ -2,6 +2,7 @@
 2503.14358).
 
     estimate_mutual_information(x, y)            I(X; Y) of two arrays
+    MutualInformationEstimator().fit(x, y)       the same in the form of scikit-learn, which scores new pairs too
     score(pipeline, images, prompts)             how much of its prompt each image carries
     choose_score(pipeline, prompts, output=...)  which score tells its failures, without a judge
     select(pipeline, prompts, output=...)        many images of every prompt, scored
@@ -15,7 +16,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rfmi.arrays.mutual_information import MutualInformation, estimate_mutual_information
+    from rfmi.arrays.mutual_information import (
+        MutualInformation,
+        MutualInformationEstimator,
+        estimate_mutual_information,
+    )
     from rfmi.evaluation import evaluate, judge_folder
     from rfmi.finetuning import finetune
     from rfmi.reward import Reward
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {  # imported when they are asked for: torch and diffusers take seconds
     "choose_score": "rfmi.scoring",
     "MutualInformation": "rfmi.arrays.mutual_information",
+    "MutualInformationEstimator": "rfmi.arrays.mutual_information",
     "estimate_mutual_information": "rfmi.arrays.mutual_information",
     "evaluate": "rfmi.evaluation",
     "finetune": "rfmi.finetuning",

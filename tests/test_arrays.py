@@ -1,4 +1,4 @@
-"""Mutual information of arrays against closed forms, against the generic estimators, and against bad input."""
+"""Mutual information of arrays against closed forms and against the generic estimators, and its manners."""
 
 import subprocess
 import sys
@@ -12,8 +12,9 @@ from sklearn.preprocessing import QuantileTransformer
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
 from lab.oracles.tasks import student_task
 from rfmi import estimate_mutual_information
-from rfmi.arrays.mutual_information import check_device
+from rfmi.arrays import flow
 from rfmi.arrays.coordinates import CanonicalCoordinates, Whitening, normal_scores, shrink_correlations
+from rfmi.arrays.cross_fit import CrossFit
 from rfmi.arrays.gaussian_base import GaussianBase
 from rfmi.arrays.network import FittedField, ResidualNetwork, train
 from rfmi.estimators import monte_carlo_forms
@@ -158,6 +159,39 @@ def test_training_lowers_the_loss_and_repeats_itself():
     assert forms.re_noising.value > 2 * forms.re_noising.standard_error
 
 
+# --- cross-fitting
+
+
+def test_no_fold_sees_what_it_scores():
+    _, x, y = gaussian_pair(120, 0)
+    fold = np.arange(120) % 7 % 3
+    split = CrossFit.of(x, y, fold, False, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert split.limit == np.inf and torch.equal(split.fold, torch.from_numpy(fold))
+    smallest = 120 - np.bincount(fold).max()
+    for k, rows in enumerate(split.training_rows.numpy()):
+        assert len(set(rows)) == smallest and (fold[rows] != k).all()
+        held, seen = np.flatnonzero(fold == k), np.flatnonzero(fold != k)
+        own = CanonicalCoordinates.fit(x[seen], y[seen])(x[held], y[held])
+        for ours, theirs in zip((split.x, split.y), own, strict=True):
+            np.testing.assert_allclose(ours[k, held], theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_a_labels_indicators_changes_nothing():
+    generator = np.random.default_rng(0)
+    label = generator.choice(3, 300, p=[0.2, 0.3, 0.5])
+    x, fold = label[:, None] + generator.standard_normal((300, 2)), np.arange(300) % 3
+    splits = [
+        CrossFit.of(x, np.eye(3)[:, order][label], fold, True, torch.Generator().manual_seed(0), torch.device("cpu"))
+        for order in ([0, 1, 2], [2, 0, 1])
+    ]
+    shares = np.bincount(label) / 300
+    one, other = (split.exact(split.monte_carlo(None, 0))["re_noising"] for split in splits)
+    np.testing.assert_allclose(one, other, atol=1e-4)
+    for split in splits:
+        assert split.limit == pytest.approx(-(shares * np.log(shares)).sum())
+        torch.testing.assert_close(split.base.label_prior.sum(-1), torch.ones(3, 1))
+
+
 # --- the estimate
 
 
@@ -172,7 +206,17 @@ def test_gaussian_pair_in_unequal_dimensions():
     exact = field.pointwise(torch.from_numpy(x), torch.from_numpy(y)).numpy()
     assert spearmanr(result.pointwise, exact).statistic > 0.98
     assert result.pointwise.mean() == pytest.approx(result.forms["re_noising"])
+    assert result.value == result.forms["flow"] and set(result.forms) == {"squared", "re_noising", "residual", "flow"}
     assert result.evaluations > 0
+
+
+def test_neighbours_are_asked_in_few_dimensions():
+    field, x, y = gaussian_pair(300, 2)
+    result = estimate(x, y, steps=20)
+    assert set(result.forms) == {"squared", "re_noising", "residual", "flow", "neighbours"}
+    assert result.forms["neighbours"] == pytest.approx(field.mutual_information, abs=0.2)
+    assert min(result.forms["flow"], result.forms["neighbours"]) <= result.value
+    assert result.value <= max(result.forms["flow"], result.forms["neighbours"])
 
 
 @pytest.mark.slow
@@ -222,6 +266,7 @@ def test_dependence_that_no_correlation_shows():
 
 
 @pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.slow
 def test_labels(shared):
     covariance = torch.eye(2) if shared else torch.stack([torch.eye(2), torch.eye(2) * 0.3, torch.eye(2) * 2])
     field = GaussianMixtureField(torch.tensor([[-2.0, 0.0], [0.0, 1.0], [2.0, 0.0]]), covariance)
@@ -286,80 +331,23 @@ def test_an_import_brings_only_what_it_needs(statement, absent):
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-# --- faults: one sentence each, before any training
-
-
-def good(n=60):
-    generator = np.random.default_rng(0)
-    return generator.standard_normal((n, 2)), generator.standard_normal((n, 2))
-
-
-def spoil(change):
-    x, y = good()
-    return change(x, y)
-
-
-def set_to(value):
-    def change(x, y):
-        x[3, 1] = value
-        return x, y
-
-    return change
-
-
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("options", "words"),
     [
-        (set_to(np.nan), ValueError, "NaN or infinite"),
-        (set_to(np.inf), ValueError, "NaN or infinite"),
-        (lambda x, y: (x[:40], y[:40]), ValueError, "too few"),
-        (lambda x, y: (x, y[:50]), ValueError, "60 rows and y has 50"),
-        (lambda x, y: (x * [1.0, 0.0], y), ValueError, r"columns \[1\] of x are constant"),
-        (lambda x, y: (np.vstack([x, x[:5]]), np.vstack([y, y[:5]])), ValueError, "5 pairs are repeated"),
-        (lambda x, y: ((10 * x).astype(int), y), TypeError, "astype"),
-        (lambda x, y: (x, (10 * y).astype(int)), TypeError, "discrete_y"),
-        (lambda x, y: (x.astype(object), y), TypeError, "array of floats"),
-        (lambda x, y: (x.tolist(), y), TypeError, "array of floats, got list"),
-        (lambda x, y: (x[:, 0], y), ValueError, "reshape"),
-        (lambda x, y: (x[:, :0], y), ValueError, "shape"),
+        ({"x": np.full((60, 2), np.nan)}, "x has NaN"),
+        ({"y": np.zeros(60)}, "y is constant"),
+        ({"y": np.arange(60), "discrete_y": True}, "label 0 of y"),
+        ({"y": np.arange(50)}, "60 rows"),
+        ({"discrete_y": "yes"}, "discrete_y"),
+        ({"folds": 7}, "folds is 7"),
+        ({"steps": 3}, "steps is 3"),
+        ({"seed": -1}, "seed is -1"),
+        ({"device": "nowhere"}, "nowhere"),
     ],
 )
-def test_bad_arrays_are_refused(change, error, words):
-    with pytest.raises(error, match=words) as caught:
-        estimate(*spoil(change))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("labels", "error", "words"),
-    [
-        (np.zeros(60, int), ValueError, "single label"),
-        (np.arange(60), ValueError, "merge labels"),
-        (np.zeros((60, 2), int), ValueError, "combine"),
-        (np.array([None] * 60, dtype=object), TypeError, "strings"),
-        (np.full(60, np.nan), ValueError, "NaN"),
-    ],
-)
-def test_bad_labels_are_refused(labels, error, words):
-    with pytest.raises(error, match=words):
-        estimate(good()[0], labels, discrete_y=True)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"folds": 0}, {"folds": 1}, {"folds": 2.5}, {"folds": 30}, {"steps": 3}, {"steps": True}, {"seed": None},
-        {"seed": -1}, {"seed": True},
-    ],
-)  # fmt: skip
-def test_bad_options_are_refused(options):
-    with pytest.raises(ValueError, match=f"^{next(iter(options))} is .*; choose") as caught:
-        estimate(*good(), **options)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="not to be had here"):
-        estimate(*good(), device="cuda")
-    assert check_device("cpu").type == "cpu"
+def test_what_cannot_be_used_is_refused_before_any_training(monkeypatch, options, words):
+    """What is refused, and how, is in tests/test_inputs.py; here, that all of it is asked for."""
+    monkeypatch.setattr(flow, "train", None)
+    x, y = np.random.default_rng(0).standard_normal((2, 60, 2))
+    with pytest.raises(ValueError, match=words):
+        estimate(**{"x": x, "y": y} | options)

@@ -1,4 +1,5 @@
-"""Notebook 02's recorded numbers: of the forty tasks and of nothing else, and those of its sentences."""
+"""Notebook 02's recorded numbers: of the forty tasks, of the pairs kept aside and of nothing else, and those of its
+sentences."""
 
 import json
 
@@ -6,6 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 
+from lab.oracles.pairs import KEPT_ASIDE, KIND_OF, KINDS, PAIRS
 from lab.oracles.tasks import TASKS
 from lab.paths import data_folder, notebooks_folder, repository_root
 
@@ -19,6 +21,11 @@ def recorded():
 @pytest.fixture(scope="module")
 def estimates(recorded):
     return pd.DataFrame(recorded["estimates"])
+
+
+@pytest.fixture(scope="module")
+def aside(recorded):
+    return pd.DataFrame(recorded["pairs"])
 
 
 def test_every_task_is_there_with_its_truth_and_an_interval_around_its_value(estimates):
@@ -35,6 +42,37 @@ def test_the_summary_is_that_of_the_estimates(recorded, estimates):
     assert {int(n): mean for n, mean in recorded["mae"].items()} == pytest.approx(by_n.to_dict(), rel=1e-5)
     inside = estimates.true.between(estimates.low, estimates.high).groupby(estimates.n).mean()
     assert {int(n): share for n, share in recorded["coverage"].items()} == pytest.approx(inside.to_dict())
+
+
+def test_the_halves_are_twenty_tasks_each_and_their_errors_those_of_the_estimates(recorded, estimates):
+    bent = estimates.task.str.contains("additive|student|spiral|swissroll")
+    assert estimates[~bent].task.nunique() == estimates[bent].task.nunique() == 20
+    for half, part in (("Gaussian", estimates[~bent]), ("not Gaussian", estimates[bent])):
+        for name, column in (("mae", "value"), ("flow_mae", "flow"), ("copula_mae", "copula")):
+            means = (part[column] - part.true).abs().groupby(part.n).mean()
+            found = {int(n): row[name] for n, row in recorded["gaussian_halves"][half].items()}
+            assert found == pytest.approx(means.to_dict())
+
+
+def test_the_second_experiment_is_of_the_pairs_kept_aside_with_their_truths(aside):
+    assert set(aside.pair) == KEPT_ASIDE and not aside.duplicated(["pair", "n", "seed"]).any()
+    truth = aside.pair.map(lambda pair: PAIRS[pair].mutual_information)
+    assert aside.true.tolist() == pytest.approx(truth.tolist(), rel=1e-12)
+    assert aside.kind.tolist() == aside.pair.map(KIND_OF).tolist()
+    assert aside.value.between(aside.low, aside.high, inclusive="neither").all()
+
+
+@pytest.mark.parametrize(("table", "by"), [("beyond", "n"), ("by_kind", "kind")])
+def test_its_tables_are_those_of_its_estimates(recorded, aside, table, by):
+    groups = {str(key): part for key, part in aside.groupby(by)}
+    assert recorded[table].keys() == groups.keys() and (by == "n" or groups.keys() == KINDS.keys())
+    for key, part in groups.items():
+        found = recorded[table][key]
+        for name, column in (("mae", "value"), ("ksg_mae", "ksg")):
+            assert found[name] == pytest.approx((part[column] - part.true).abs().mean())
+        assert found["coverage"] == pytest.approx(part.true.between(part.low, part.high).mean())
+        if by == "n":
+            assert found["median_width"] == pytest.approx((part.high - part.low).median())
 
 
 def test_the_first_sentence_is_the_recorded_numbers(recorded):

@@ -27,6 +27,7 @@ class CrossFit:
     base: every fold's Gaussian field
     fold: (n,) the fold of each pair, which scores it
     training_rows: (folds, m) the pairs each fold may see
+    maps: every fold's coordinates
     limit: the entropy of y in nats where it is a label, which no mutual information exceeds, else infinite
     """
 
@@ -35,41 +36,35 @@ class CrossFit:
     base: GaussianBase
     fold: Tensor
     training_rows: Tensor
+    maps: tuple[CanonicalCoordinates, ...]
     limit: float
 
     @classmethod
     def of(
-        cls, x: np.ndarray, y: np.ndarray, folds: int, indicators: bool, generator: Generator, device: torch.device
+        cls,
+        x: np.ndarray,
+        y: np.ndarray,
+        fold: np.ndarray,
+        indicators: bool,
+        generator: Generator,
+        device: torch.device,
     ) -> Self:
-        """Shuffles the pairs into folds and fits every fold's coordinates on the others."""
-        fold = torch.empty(len(x), dtype=torch.long)
-        fold[torch.randperm(len(x), generator=generator)] = torch.arange(len(x)) % folds
-        rows = [torch.nonzero(fold != k)[:, 0] for k in range(folds)]
-        maps = [CanonicalCoordinates.fit(x[r], y[r], indicators=indicators) for r in rows]
-        kept_x, kept_y = (min(getattr(m, side).shape[1] for m in maps) for side in ("x_rotation", "y_rotation"))
-
-        def stacked(parts: list[np.ndarray]) -> Tensor:
-            return torch.tensor(np.stack(parts), dtype=torch.float32, device=device)
-
-        pairs = [m(x, y) for m in maps]
-        correlations = stacked([m.correlations[None, :kept_x] for m in maps])
-        base, limit = GaussianBase(correlations), np.inf
+        """Fits every fold's coordinates on the others; `fold` (n,) says which pair belongs to which."""
+        fold = torch.from_numpy(fold)
+        rows = [torch.nonzero(fold != k)[:, 0] for k in range(int(fold.max()) + 1)]
+        maps = tuple(CanonicalCoordinates.fit(x[r], y[r], indicators=indicators) for r in rows)
+        x_in, y_in = _in_coordinates(maps, x, y, device)
+        correlations = _stacked([m.correlations[None, : x_in.shape[2]] for m in maps], device)
+        base = GaussianBase(correlations)
         if indicators:
-            labels = np.vstack([np.zeros(y.shape[1]), np.eye(y.shape[1])])
-            places = stacked([m.y_coordinates(labels)[:, :kept_y] for m in maps])
-            counts = stacked([np.append(len(r) - y[r].sum(), y[r].sum(0))[None] for r in rows])
+            places = _stacked([m.y_coordinates(np.eye(y.shape[1]))[:, : y_in.shape[2]] for m in maps], device)
+            counts = _stacked([y[r].sum(0)[None] for r in rows], device)
             prior = counts / counts.sum(-1, keepdim=True)
             base = GaussianBase(correlations, correlations * base.partner(places), prior)
-            limit = float(entropy(np.append(1 - y.mean(0).sum(), y.mean(0))))
         shortest = min(len(r) for r in rows)
-        return cls(
-            stacked([pair[0][:, :kept_x] for pair in pairs]),
-            stacked([pair[1][:, :kept_y] for pair in pairs]),
-            base,
-            fold,
-            torch.stack([r[:shortest] for r in rows]),
-            limit,
-        )
+        some = [r[torch.randperm(len(r), generator=generator)[:shortest]] for r in rows]
+        limit = float(entropy(y.mean(0))) if indicators else np.inf
+        return cls(x_in, y_in, base, fold, torch.stack(some), maps, limit)
 
     def monte_carlo(self, network: ResidualNetwork | None, seed: int) -> Forms:
         """Every form (n,) of base and network, or of the base alone, each pair under the fold that did not see it; one
@@ -77,21 +72,37 @@ class CrossFit:
         forms = {name: np.zeros(len(self.fold)) for name in FORMS}
         for k in range(len(self.x)):
             held = self.fold == k
-            scored = monte_carlo_forms(
-                FittedField(self.base, network, k),
-                self.x[k, held],
-                self.y[k, held],
-                times=self.base.times(DRAWS),
-                anchor=FittedField(self.base, None, k),
-                generator=Generator().manual_seed(seed + 1 + k),
-            )
+            scored = self._scored(network, k, self.x[k, held], self.y[k, held], seed)
             for name in FORMS:
-                forms[name][held] = getattr(scored, name).pointwise.cpu().numpy()
+                forms[name][held] = scored[name]
         return forms
 
+    def new_pairs(self, network: ResidualNetwork | None, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
+        """The re-noising form (n,) of pairs that no fold has seen, in the mean over the folds."""
+        several = np.append(np.arange(len(x)), 0)  # one pair has no spread, which an Estimate asks for
+        x_in, y_in = _in_coordinates(self.maps, x[several], y[several], self.x.device)
+        values = []
+        for k in range(len(self.maps)):
+            pairs = k, x_in[k, :, : self.x.shape[2]], y_in[k, :, : self.y.shape[2]]
+            base = self._scored(None, *pairs, seed)["re_noising"]
+            drawn = self._scored(network, *pairs, seed)["re_noising"]
+            values.append(self.base.exact_re_noising(*pairs).cpu().numpy() + drawn - base)
+        return np.mean(values, axis=0)[:-1]
+
+    def _scored(self, network: ResidualNetwork | None, fold: int, x: Tensor, y: Tensor, seed: int) -> Forms:
+        scored = monte_carlo_forms(
+            FittedField(self.base, network, fold),
+            x,
+            y,
+            times=self.base.times(DRAWS),
+            anchor=FittedField(self.base, None, fold),
+            generator=Generator().manual_seed(seed + 1 + fold),
+        )
+        return {name: getattr(scored, name).pointwise.cpu().numpy() for name in FORMS}
+
     def exact(self, forms: Forms) -> Forms:
-        """The base's forms, exact where they are known: re-noising always, all of them where y is no label; the rest as in
-        `forms`."""
+        """The base's forms, exact where they are known: re-noising always, all of them where y is no label; the rest as
+        in `forms`."""
         exact = {name: values.copy() for name, values in forms.items()}
         for k in range(len(self.x)):
             held = self.fold == k
@@ -101,3 +112,14 @@ class CrossFit:
                 exact["squared"][held] = self.base.exact_squared(*pairs).cpu().numpy()
                 exact["residual"][held] = (exact["squared"][held] + exact["re_noising"][held]) / 2
         return exact
+
+
+def _in_coordinates(maps, x: np.ndarray, y: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pairs in the coordinates of every fold, as many as all folds have: (folds, n, d) and (folds, n, d_y)."""
+    pairs = [m(x, y) for m in maps]
+    kept_x, kept_y = (min(getattr(m, side).shape[1] for m in maps) for side in ("x_rotation", "y_rotation"))
+    return _stacked([x[:, :kept_x] for x, _ in pairs], device), _stacked([y[:, :kept_y] for _, y in pairs], device)
+
+
+def _stacked(parts: list[np.ndarray], device: torch.device) -> Tensor:
+    return torch.tensor(np.stack(parts), dtype=torch.float32, device=device)

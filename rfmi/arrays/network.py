@@ -29,6 +29,7 @@ DRAWS_A_STEP, NULL_SHARE = 1024, 0.3
 LEARNING_RATE, WEIGHT_DECAY, AVERAGE, WARM_UP = 5e-3, 1e-4, 0.99, 50
 STEPS_PREPARED_AT_ONCE = 20
 LATEST = 1 - 1e-5
+WAVES, MOST_WAVING = 6, 2  # per coordinate, and in how many coordinates at most
 
 
 class ResidualNetwork(nn.Module):
@@ -36,7 +37,7 @@ class ResidualNetwork(nn.Module):
 
     def __init__(self, folds: int, dimension: int, condition_dimension: int, generator: torch.Generator):
         super().__init__()
-        features = 2 * (2 * dimension + condition_dimension) + 4
+        features = 2 * (2 * dimension + condition_dimension) + 4 + sum(map(_waves_of, (dimension, condition_dimension)))
 
         def weight(inputs: int, outputs: int, scale: float = 1.0) -> nn.Parameter:
             return nn.Parameter(torch.randn(folds, inputs, outputs, generator=generator) * scale / math.sqrt(inputs))
@@ -76,17 +77,29 @@ def network_inputs(
     """Base velocity and gain (folds, B, d), features (folds, B, F) and time features (folds, B, 8) of either branch.
 
     The features are x_t and the innovation x_t - t m at unit variance and y; each again times its mean square less one,
-    which is where scale mixtures and norm-dependent maps show; these mean squares; and the flag of the branch.
+    which is where scale mixtures and norm-dependent maps show; these mean squares; the flag of the branch; and waves of
+    x_t and y where they have one or two coordinates, which is where periods and edges show.
     """
     velocity, gain, innovation = base.branch(x_t, t, y, conditional)
     parts = [x_t / (t**2 + (1 - t) ** 2).sqrt(), innovation, y * conditional]
     squares = [part.square().mean(-1, keepdim=True) - 1 for part in parts]
     squares[2] = squares[2] * conditional
     products = [part * square for part, square in zip(parts, squares, strict=True)]
-    features = torch.cat([*parts, *products, *squares, conditional], -1)
+    features = torch.cat([*parts, *products, *squares, conditional, _waves(parts[0]), _waves(y) * conditional], -1)
     level = torch.logit(t, eps=1e-4)
     waves = [wave(level * frequency) for frequency in (0.5, 1.0, 2.0) for wave in (torch.sin, torch.cos)]
     return velocity, gain, features, torch.cat([t, level / 4, *waves], -1)
+
+
+def _waves(part: torch.Tensor) -> torch.Tensor:
+    """cos(pi k Phi(z)) of each coordinate z, orthogonal where z is standard normal; none of many coordinates."""
+    angle = torch.pi * torch.special.ndtr(part[..., : _waves_of(part.shape[-1]) // WAVES])
+    return torch.cat([torch.cos(k * angle) for k in range(2, 2 + WAVES)], -1)
+
+
+def _waves_of(dimension: int) -> int:
+    """How many waves there are of so many coordinates."""
+    return WAVES * dimension if dimension <= MOST_WAVING else 0
 
 
 class FittedField:
