@@ -66,6 +66,11 @@ class CrossFit:
         limit = float(entropy(y.mean(0))) if indicators else np.inf
         return cls(x_in, y_in, base, fold, torch.stack(some), maps, limit)
 
+    @property
+    def dimensions(self) -> int:
+        """Of both sides together, in the folds' coordinates."""
+        return self.x.shape[2] + self.y.shape[2]
+
     def monte_carlo(self, network: ResidualNetwork | None, seed: int) -> Forms:
         """Every form (n,) of base and network, or of the base alone, each pair under the fold that did not see it; one
         seed gives every network the same times and noise."""
@@ -84,9 +89,10 @@ class CrossFit:
         values = []
         for k in range(len(self.maps)):
             pairs = k, x_in[k, :, : self.x.shape[2]], y_in[k, :, : self.y.shape[2]]
-            base = self._scored(None, *pairs, seed)["re_noising"]
-            drawn = self._scored(network, *pairs, seed)["re_noising"]
-            values.append(self.base.exact_re_noising(*pairs).cpu().numpy() + drawn - base)
+            values.append(self.base.exact_re_noising(*pairs).cpu().numpy())
+            if network is not None:
+                base, drawn = (self._scored(each, *pairs, seed)["re_noising"] for each in (None, network))
+                values[-1] = values[-1] + drawn - base
         return np.mean(values, axis=0)[:-1]
 
     def _scored(self, network: ResidualNetwork | None, fold: int, x: Tensor, y: Tensor, seed: int) -> Forms:

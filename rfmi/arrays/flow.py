@@ -90,7 +90,7 @@ def flow_information(
             scorings += 1
             added = full["residual"] - base["residual"]
             if z_of(added) < checks.get(step, -np.inf):
-                fitting = abs(added.mean()), UNSEEN_ERROR * _dimensions(split) / n
+                fitting = abs(added.mean()), UNSEEN_ERROR * split.dimensions / n
                 return _answer(base, base["residual"], float(added.mean()), fitting, None, 2 * n * DRAWS * scorings)
         gain = z_of(full["re_noising"] - half["re_noising"])
         length = steps * 2**round_number  # as many as there have been
@@ -115,7 +115,3 @@ def _answer(half: Forms, pairs: np.ndarray, change, fitting, network, evaluation
     return FlowInformation(
         float(pairs.mean()), spread / len(pairs) ** 0.5, error, half, change, network, evaluations
     )
-
-
-def _dimensions(split: CrossFit) -> int:
-    return split.x.shape[2] + split.y.shape[2]

@@ -127,12 +127,12 @@ class MutualInformationEstimator(BaseEstimator):
         factor = variance_factor(x, y)
         self._order = order = Order.of(x, y)
         x, y = order.apply(x, order.x), order.apply(y, order.y)
-        groups = held_together(x, y, order.rows if factor > 1 else None)
-        repeated = 0 if factor > 1 else n - len(np.unique(groups))
-        self._supports = [None if side.ndim == 1 else Support.of(side) for side in (x, y)]
         if x.ndim == y.ndim == 1:
             self._of_labels(x, y, order)
             return self
+        groups = held_together(x, y, order.rows if factor > 1 else None)
+        repeated = 0 if factor > 1 else n - len(np.unique(groups))
+        self._supports = [None if side.ndim == 1 else Support.of(side) for side in (x, y)]
         distinct = np.unique(groups, return_index=True)[1] if repeated else slice(None)
         opinion = self._second_opinion(x[distinct], y[distinct])
         generator = torch.Generator().manual_seed(self.seed)
@@ -240,7 +240,7 @@ class MutualInformationEstimator(BaseEstimator):
         if largest > RESOLVED_CORRELATION:
             resolved = f"a correlation of {largest:.4f} is at the limit of what is resolved"
             said["truncation_limit"] = f"{resolved}; the mutual information may be larger, or infinite"
-        dimensions, seen = split.x.shape[2] + split.y.shape[2], split.training_rows.shape[1]
+        dimensions, seen = split.dimensions, split.training_rows.shape[1]
         if seen < 20 * dimensions:
             few = f"{seen} training pairs for {dimensions} dimensions"
             said["few_samples"] = f"{few}; get {20 * dimensions} or reduce dimensions"
