@@ -90,7 +90,7 @@ def flow_information(
             scorings += 1
             added = full["residual"] - base["residual"]
             if z_of(added) < checks.get(step, -np.inf):
-                fitting = abs(added.mean()), UNSEEN_ERROR * split.dimensions / n
+                fitting = max(added.mean(), 0.0), UNSEEN_ERROR * split.dimensions / n
                 return _answer(base, base["residual"], float(added.mean()), fitting, None, 2 * n * DRAWS * scorings)
         gain = z_of(full["re_noising"] - half["re_noising"])
         length = steps * 2**round_number  # as many as there have been
@@ -101,6 +101,8 @@ def flow_information(
     pairs = full["residual"] + (1 - damping) * (full["residual"] - half["residual"])
     gap = half["squared"].mean() - half["re_noising"].mean()
     fitting = CHANGE_ERROR * change, GAP_ERROR * gap
+    if full["re_noising"].mean() < base["re_noising"].mean():
+        half, averaged = half | {"re_noising": base["re_noising"]}, None
     return _answer(half, pairs, change, fitting, averaged, 2 * n * DRAWS * scorings)
 
 

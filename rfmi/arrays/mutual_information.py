@@ -14,7 +14,7 @@ The flow runs on the array of lower dimension (I is symmetric), or on the one th
 in all, the flow's value and the neighbours' are joined by their errors; where they disagree, the interval is wider.
 The standard error is that of sampling and that of fitting, added in squares, times 1.2 for what neither of them sees:
 with it, 93 to 97% of the 95% intervals hold the truth of the open pairs of `lab.oracles.pairs`.
-Between two labels no flow is needed: the neighbours' formula is then that of a table, with its bias taken off.
+Between two labels no flow is needed: their table answers, its bias taken off.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from rfmi.arrays import inputs
 from rfmi.arrays.cross_fit import CrossFit
 from rfmi.arrays.flow import FlowInformation, flow_information, z_of
 from rfmi.arrays.folds import deal, held_together, variance_factor
-from rfmi.arrays.neighbours import Opinion, neighbour_information, neighbour_opinion
+from rfmi.arrays.neighbours import Opinion, neighbour_opinion, table_information
 from rfmi.arrays.order import Order
 from rfmi.arrays.supports import Support
 from rfmi.estimators import Estimate
@@ -47,7 +47,7 @@ class MutualInformation:
     pointwise: (n,) i(x; y) of every pair, by the re-noising form and a network that did not see it
     forms: the value of each form after half of the training, where it differs least from the others
         (forms["re_noising"] is the mean of `pointwise`); "flow", what the flow says alone; and "neighbours", what the
-        neighbours say alone, where they were asked
+        neighbours say alone, where they were asked; of two labels "table"
     diagnostics: what failed or must be known, name to sentence, empty where there is nothing
     network_used: whether the networks added to the Gaussian base
     evaluations: network evaluations spent on scoring
@@ -191,12 +191,12 @@ class MutualInformationEstimator(BaseEstimator):
         return full, np.eye(len(self._order.x if self._swapped else self._order.y))[condition]
 
     def _of_labels(self, x: np.ndarray, y: np.ndarray, order: Order) -> None:
-        values = neighbour_information(x, y, (1,))[1]
+        values, bias = table_information(x, y)
         self._table = np.full((len(order.x), len(order.y)), -np.inf)
         self._table[x, y] = values
-        value, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
-        pointwise = values[np.argsort(order.rows)]
-        self.result_ = MutualInformation(value, error, pointwise, {"neighbours": value}, {}, False, 0)
+        value, sampling = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+        error, pointwise = SAFETY * float(np.hypot(sampling, bias)), values[np.argsort(order.rows)]
+        self.result_ = MutualInformation(value, error, pointwise, {"table": value}, {}, False, 0)
 
     def _result(self, opinion: Opinion | None, order: Order, factor: float, repeated: int) -> MutualInformation:
         flow, split = self._flow, self._split

@@ -86,6 +86,25 @@ def neighbour_information(x: np.ndarray, y: np.ndarray, neighbours: tuple[int, .
     return values
 
 
+def table_information(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float]:
+    """Point-wise values (n,) in nats of two labels, x and y (n,), and the error of their mean, without sampling.
+
+    i(x; y) = G(n_xy) + log n - G(n_x) - G(n_y), with G in place of the logarithm of a count: Grassberger, "Entropy
+    estimates from insufficient samplings", 2003. Its bias is smaller than its difference from the logarithm, the error.
+    """
+    table = np.zeros((x.max() + 1, y.max() + 1), int)
+    np.add.at(table, (x, y), 1)
+    counts = table[x, y], table.sum(1)[x], table.sum(0)[y]
+    both, first, second = map(_grassberger, counts)
+    values = both + np.log(len(x)) - first - second
+    plain = np.log(counts[0] * len(x) / (counts[1] * counts[2]))
+    return values, abs(float((values - plain).mean()))
+
+
+def _grassberger(count: np.ndarray) -> np.ndarray:
+    return digamma(count) + (-1.0) ** count * (digamma((count + 1) / 2) - digamma(count / 2)) / 2
+
+
 def _places(values: np.ndarray) -> np.ndarray:
     if values.ndim == 1:
         return APART * values[:, None].astype(float)
