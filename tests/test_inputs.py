@@ -13,8 +13,6 @@ from rfmi.arrays.inputs import (
     MOST_LABELS,
     check_device,
     check_settings,
-    labels,
-    numbers,
     pair,
     repeated,
 )
@@ -36,6 +34,15 @@ def replaced(values, row, value):
     values = np.asarray(values).tolist()
     values[row] = value
     return values
+
+
+def numbers(values):
+    """The values as numbers, beside a y that can be used."""
+    return pair(values, FLOATS, discrete_y=None)[0]
+
+
+def are_labels(x, y, discrete_y=None):
+    return tuple(side.ndim == 1 for side in pair(x, y, discrete_y=discrete_y)[:2])
 
 
 def frame(**columns):
@@ -74,7 +81,7 @@ def frame(**columns):
     ],
 )
 def test_numbers_are_taken_from_what_people_have(values):
-    taken = numbers(values, "x")
+    taken = numbers(values)
     assert taken.dtype == np.float64
     np.testing.assert_array_equal(taken, HALVES)
 
@@ -99,18 +106,16 @@ def test_numbers_are_taken_from_what_people_have(values):
     ],
 )
 def test_one_dimension_is_one_column(values):
-    taken = numbers(values, "x")
+    taken = numbers(values)
     np.testing.assert_array_equal(taken, WHOLE[:, None].astype(float))
-    x, _, x_is_labels, y_is_labels = pair(values, FLOATS, discrete_y=None)
-    np.testing.assert_array_equal(x, taken)
-    assert (x_is_labels, y_is_labels) == (False, False)
+    assert pair(FLOATS, values, discrete_y=None)[2] == (None, None)
 
 
 def test_columns_of_unlike_types_are_numbers():
     mixed = frame(a=FLOATS[:, 0], b=WHOLE, c=WHOLE > 30, d=pd.array(WHOLE > 20, dtype="boolean"))
     expected = np.column_stack([FLOATS[:, 0], WHOLE, WHOLE > 30, WHOLE > 20])
-    np.testing.assert_array_equal(numbers(mixed, "x"), expected)
-    np.testing.assert_array_equal(numbers(expected[:, 2:] > 0, "x"), expected[:, 2:])
+    np.testing.assert_array_equal(numbers(mixed), expected)
+    np.testing.assert_array_equal(numbers(expected[:, 2:] > 0), expected[:, 2:])
 
 
 @pytest.mark.parametrize("unit", [1e-300, 1e-9, 1e300])
@@ -126,9 +131,9 @@ def test_integers_that_floats_cannot_tell_apart_are_refused(offset):
     values = [offset + value for value in WHOLE.tolist()]
     for taken in (values, frame(a=FLOATS[:, 0], b=np.array(values, dtype=object))):
         with pytest.raises(ValueError, match=r"x has integers beyond 2\^53"):
-            numbers(taken, "x")
+            numbers(taken)
     spread = [offset + 2**20 * value for value in WHOLE.tolist()]
-    np.testing.assert_array_equal(numbers(spread, "x"), np.array(spread, dtype=object).astype(float)[:, None])
+    np.testing.assert_array_equal(numbers(spread), np.array(spread, dtype=object).astype(float)[:, None])
 
 
 # --- labels
@@ -165,10 +170,9 @@ def test_integers_that_floats_cannot_tell_apart_are_refused(offset):
 )
 @pytest.mark.parametrize("discrete_y", [True, None])
 def test_labels_are_taken_from_what_people_have(values, discrete_y):
-    *taken, x_is_labels, y_is_labels = pair(values, values, discrete_y=discrete_y)
-    assert x_is_labels and y_is_labels
-    for part in [*taken, labels(values)]:
-        assert part.dtype == np.int64
+    *taken, classes = pair(values, values, discrete_y=discrete_y)
+    for part, names in zip(taken, classes, strict=True):
+        assert part.dtype == np.int64 and len(names) == 3
         np.testing.assert_array_equal(part, COLOUR_NUMBERS)
 
 
@@ -176,12 +180,12 @@ def test_labels_are_taken_from_what_people_have(values, discrete_y):
     "values", [WHOLE > 30, (WHOLE > 30).tolist(), torch.tensor(WHOLE > 30), pd.Series(WHOLE > 30, dtype="boolean")]
 )
 def test_booleans_are_labels_unless_they_are_said_to_be_numbers(values):
-    *_, y, _, y_is_labels = pair(FLOATS, values, discrete_y=None)
+    _, y, classes = pair(FLOATS, values, discrete_y=None)
     np.testing.assert_array_equal(y, WHOLE > 30)
-    assert y_is_labels and y.shape == (N,)
-    _, y, _, y_is_labels = pair(FLOATS, values, discrete_y=False)
+    assert y.shape == (N,) and classes[0] is None and classes[1].tolist() == [False, True]
+    _, y, classes = pair(FLOATS, values, discrete_y=False)
     np.testing.assert_array_equal(y, (WHOLE > 30)[:, None])
-    assert not y_is_labels and y.dtype == np.float64
+    assert classes == (None, None) and y.dtype == np.float64
 
 
 def test_few_values_that_all_are_frequent_are_labels():
@@ -189,13 +193,13 @@ def test_few_values_that_all_are_frequent_are_labels():
     n = len(cycle)
     noise = RANDOM.standard_normal(n)
     for scale in (1, 0.1):
-        assert pair(noise, cycle * scale, discrete_y=None)[2:] == (False, True)
-        assert pair(cycle * scale, noise, discrete_y=None)[2:] == (True, False)
-    assert pair(noise, cycle, discrete_y=False)[3] is False
-    assert pair(np.column_stack([cycle, cycle % 3]), noise, discrete_y=None)[2] is False
+        assert are_labels(noise, cycle * scale) == (False, True)
+        assert are_labels(cycle * scale, noise) == (True, False)
+    assert are_labels(noise, cycle, discrete_y=False) == (False, False)
+    assert are_labels(np.column_stack([cycle, cycle % 3]), noise) == (False, False)
     one_is_rare, one_too_many = np.where(np.arange(n) == 0, 1, cycle), np.append(cycle, [-1] * FEWEST_PAIRS)
-    assert pair(noise, one_is_rare, discrete_y=None)[3] is False
-    assert pair(np.append(noise, noise[:10] + 1), one_too_many, discrete_y=None)[3] is False
+    assert are_labels(noise, one_is_rare) == (False, False)
+    assert are_labels(np.append(noise, noise[:10] + 1), one_too_many) == (False, False)
 
 
 # --- pairs
@@ -204,8 +208,8 @@ def test_few_values_that_all_are_frequent_are_labels():
 def test_rounded_data_are_taken_and_equal_pairs_are_known():
     """Iris has one repeated row; leaving it out would change what is sampled."""
     x, y = np.round(FLOATS, 0), np.round(FLOATS[::-1] * 0.5, 0)
-    taken_x, taken_y, *discrete = pair(x, y, discrete_y=None)
-    assert discrete == [False, False]
+    taken_x, taken_y, classes = pair(x, y, discrete_y=None)
+    assert classes == (None, None)
     groups = repeated(taken_x, taken_y)
     both = np.hstack([x, y])
     equal = (both[:, None] == both[None]).all(2)
@@ -329,7 +333,6 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(fault, name):
 def test_labels_that_are_none_are_refused(values, words):
     said = refusal(pair, FLOATS, values, discrete_y=True)
     assert words in said and "y " in said
-    assert refusal(labels, values) == said
 
 
 def test_advice_fits_what_was_passed():
@@ -359,7 +362,7 @@ def test_rows_that_do_not_pair_are_refused(x, y, words):
 @pytest.mark.parametrize("value", ["auto", 1, np.array([True, False]), 0.0])
 def test_discrete_y_is_checked(value):
     assert refusal(pair, FLOATS, FLOATS, discrete_y=value).startswith("discrete_y is ")
-    assert pair(FLOATS, COLOURS, discrete_y=np.bool_(True))[3] is True
+    assert are_labels(FLOATS, COLOURS, discrete_y=np.bool_(True)) == (False, True)
 
 
 # --- settings

@@ -116,14 +116,11 @@ class MutualInformationEstimator(BaseEstimator):
     def fit(self, x, y) -> Self:
         """Estimates I(X; Y) and keeps the fields; arguments and errors are those of `estimate_mutual_information`."""
         device = inputs.check_device(self.device)
-        given = x, y
-        x, y, *_ = inputs.pair(x, y, discrete_y=self.discrete_y)
+        x, y, self._classes = inputs.pair(x, y, discrete_y=self.discrete_y)
         n = len(x)
         folds = (5 if n < 2500 else 3 if n < 7500 else 2) if self.folds is None else self.folds
         steps = int(np.clip(600 * (n / 1000) ** 0.43, 300, 5000)) if self.steps is None else self.steps
         inputs.check_settings(n, self.seed, folds, steps)
-        sides = zip(given, (x, y), strict=True)
-        self._classes = [inputs.classes(side) if ready.ndim == 1 else None for side, ready in sides]
         factor = variance_factor(x, y)
         self._order = order = Order.of(x, y)
         x, y = order.apply(x, order.x), order.apply(y, order.y)
