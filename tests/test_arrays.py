@@ -336,7 +336,7 @@ def test_an_import_brings_only_what_it_needs(statement, absent):
     [
         ({"x": np.full((60, 2), np.nan)}, "x has NaN"),
         ({"y": np.zeros(60)}, "y is constant"),
-        ({"y": np.arange(60), "discrete_y": True}, "label 0 of y"),
+        ({"y": np.arange(60), "discrete_y": True}, "60 labels"),
         ({"y": np.arange(50)}, "60 rows"),
         ({"discrete_y": "yes"}, "discrete_y"),
         ({"folds": 7}, "folds is 7"),

@@ -287,8 +287,7 @@ REFUSED = {
     "NA among text": (pd.Series(replaced(COLOURS, 3, None), dtype="string"), "1 row"),
     "NaN among categories": (pd.Categorical(replaced(COLOURS, 3, None)), "1 row"),
     "all is None": ([None] * N, f"{N} rows"),
-    "a rare label": (replaced(COLOURS, 0, "mauve"), "label 'mauve' of"),
-    "a rare boolean": (np.arange(N) < 9, "label True of"),
+    "a name for each pair": ([f"pair {row}" for row in range(N)], f"{N} labels"),
     "one text": (["red"] * N, "single label"),
     "too large for a float": (replaced(WHOLE, 3, 10**400), "rescale"),
     "integers that floats make equal": (WHOLE + 2**62, "2^53"),
@@ -319,7 +318,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(fault, name):
     ("values", "words"),
     [
         (np.zeros(N, int), "single label"),
-        (np.arange(N) % 7, "label 4 of y has 8 pairs"),
+        (np.arange(N) % 13, "13 labels and 60 pairs"),
         (FLOATS[:, 0], "discrete_y=False"),
         (COLOUR_NUMBERS[:, None] + [[0, 1]], "combine"),
         ((WHOLE > 30)[:, None] ^ [[False, True]], "combine"),
@@ -327,7 +326,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(fault, name):
         (replaced(WHOLE % 3, 3, None), "1 row"),
         (np.where(WHOLE == 3, np.inf, WHOLE % 3), "1 row"),
         (DATES, "text"),
-        (replaced(COLOURS, 0, "mauve"), "merge"),
+        ([f"pair {row}" for row in range(N)], "merge"),
     ],
 )
 def test_labels_that_are_none_are_refused(values, words):

@@ -36,7 +36,7 @@ from rfmi.arrays.network import ResidualNetwork, train
 SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
 ROUNDS, STILL_LEARNING, MOST_STEPS = 3, 2.0, 5000
 BY_HEART, WIDTH_OF_DAMPING = 6.0, 6.0
-CHANGE_ERROR, GAP_ERROR, UNSEEN_ERROR = 1.0, 0.25, 1.0
+CHANGE_ERROR, GAP_ERROR, UNSEEN_ERROR = 1.0, 0.25, 3.0
 
 
 @dataclass(frozen=True)

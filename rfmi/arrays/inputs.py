@@ -5,8 +5,8 @@
 2. one column of numbers, whole or not, of 2 to MOST_LABELS values, each of which FEWEST_PAIRS pairs or more have.
 All else is numbers; several columns of booleans are 0 and 1. `discrete_y` is about y alone: x goes by the two rules.
 
-Labels are numbered from 0 in their sorted order, and each needs FEWEST_PAIRS pairs. None, NaN, pandas' NA and NaT,
-infinity, and the text "nan", "<NA>" and "NaT" that some of them turn into, are no labels.
+Labels are numbered from 0 in their sorted order; there must be PAIRS_A_LABEL pairs a label in the mean. None, NaN,
+pandas' NA and NaT, infinity, and the text "nan", "<NA>" and "NaT" that some of them turn into, are no labels.
 
 Numbers become float64. Their values are compared and never computed with, so that their unit does not matter; distinct
 integers that float64 would make equal are refused. Equal pairs are no fault: `repeated` says which they are.
@@ -21,7 +21,7 @@ from rfmi.arrays.tables import counted, floats, read_table, shown
 
 SMALLEST_N = 50
 MOST_LABELS = 20
-FEWEST_PAIRS = 10
+FEWEST_PAIRS, PAIRS_A_LABEL = 10, 5
 
 Classes = np.ndarray | None  # (k,) labels in their order, None for numbers
 
@@ -33,7 +33,7 @@ def pair(x, y, *, discrete_y: bool | None) -> tuple[np.ndarray, np.ndarray, tupl
     y: (n, d_y) or (n,)
     discrete_y: whether y is labels, None for the rules of the module
     Raises TypeError for what holds neither numbers nor labels; ValueError for shapes, rows that do not pair or are too
-    few, NaN, infinity, constant columns, and a rare or only label.
+    few, NaN, infinity, constant columns, too many labels and a single one.
     """
     if not isinstance(discrete_y, bool | np.bool_ | None):
         raise ValueError(f"discrete_y is {shown(discrete_y)}; choose True, False or None")
@@ -109,12 +109,12 @@ def _ready(table: pd.DataFrame, name: str, discrete: bool | None) -> tuple[np.nd
         raise ValueError(f"{name} has {table.shape[1]} columns where labels need one; combine those of a pair into one")
     if len(classes) < 2:
         raise ValueError(f"{name} has a single label; nothing is to be estimated, the mutual information is 0")
-    if counts.min() < FEWEST_PAIRS:
-        rare = f"label {shown(classes[counts.argmin()])} of {name} has {counted(counts.min(), 'pair')}"
-        advice = "get more pairs" if len(classes) == 2 else "merge rare labels or get more pairs"
+    if len(numbers) < PAIRS_A_LABEL * len(classes):
+        many = f"{name} has {len(classes)} labels and {len(numbers)} pairs, fewer than {PAIRS_A_LABEL} pairs a label"
+        advice = "merge labels or get more pairs"
         if pd.to_numeric(pd.Series(classes), errors="coerce").notna().all():
             advice += f", or turn {name} into floats" + " and pass discrete_y=False" * (name == "y")
-        raise ValueError(f"{rare} and each of the {len(classes)} labels needs {FEWEST_PAIRS}; {advice}")
+        raise ValueError(f"{many}; {advice}")
     return numbers, classes
 
 

@@ -138,7 +138,7 @@ class MutualInformationEstimator(BaseEstimator):
         fold = deal(groups, folds, self.seed)
         self._split = CrossFit.of(target, condition, fold, 1 in (x.ndim, y.ndim), generator, device)
         self._flow = flow_information(self._split, steps, seed=self.seed, generator=generator, progress=self.progress)
-        self.result_ = self._result(opinion, order, factor, repeated)
+        self.result_ = self._result(opinion, order, factor, _about_rows(x, y, factor, repeated))
         return self
 
     def score_pairs(self, x, y) -> np.ndarray:
@@ -195,7 +195,7 @@ class MutualInformationEstimator(BaseEstimator):
         error, pointwise = SAFETY * float(np.hypot(sampling, bias)), values[np.argsort(order.rows)]
         self.result_ = MutualInformation(value, error, pointwise, {"table": value}, {}, False, 0)
 
-    def _result(self, opinion: Opinion | None, order: Order, factor: float, repeated: int) -> MutualInformation:
+    def _result(self, opinion: Opinion | None, order: Order, factor: float, rows: dict[str, str]) -> MutualInformation:
         flow, split = self._flow, self._split
         sampling = flow.sampling_error * factor**0.5
         joined = alone = Opinion(flow.value, flow.fitting_error)
@@ -208,7 +208,7 @@ class MutualInformationEstimator(BaseEstimator):
                 differ = f"the flow alone says {alone.value:.3f} nats and nearest neighbours {opinion.value:.3f}"
                 diagnostics["second_opinion"] = f"{differ}; the interval spans both"
         value = min(joined.value, split.limit)
-        diagnostics |= self._diagnostics(value, factor, repeated)
+        diagnostics |= rows | self._diagnostics(value)
         return MutualInformation(
             value,
             SAFETY * float(np.hypot(sampling, joined.error)),
@@ -219,14 +219,8 @@ class MutualInformationEstimator(BaseEstimator):
             flow.evaluations,
         )
 
-    def _diagnostics(self, value: float, factor: float, repeated: int) -> dict[str, str]:
-        flow, split = self._flow, self._split
-        n, said = len(split.fold), {}
-        if factor > 1:
-            worth = f"each row remembers those before it, so that {n} rows are worth {n / factor:.0f} independent ones"
-            said["rows_remember"] = f"{worth}; the interval allows for it, the value is less certain than it says"
-        if repeated:
-            said["repeated_pairs"] = f"{repeated} pairs repeat others; drop those that are one observation stored twice"
+    def _diagnostics(self, value: float) -> dict[str, str]:
+        flow, split, said = self._flow, self._split, {}
         if value == split.limit:
             said["truncation_limit"] = f"the estimate is the labels' entropy, {value:.3f} nats, the most they can tell"
         gain = flow.half["re_noising"]
@@ -245,3 +239,18 @@ class MutualInformationEstimator(BaseEstimator):
             moved = f"the flow's value still moved by {flow.change:.3f} nats in the second half of training"
             said["training_length"] = f"{moved}; raise steps"
         return said
+
+
+def _about_rows(x: np.ndarray, y: np.ndarray, factor: float, repeated: int) -> dict[str, str]:
+    """Diagnostics of the rows, before anything is fitted."""
+    said = {}
+    if factor > 1:
+        worth = f"each row remembers those before it, so that {len(x)} rows are worth {len(x) / factor:.0f} independent ones"
+        said["rows_remember"] = f"{worth}; the interval allows for it, the value is less certain than it says"
+    if repeated:
+        said["repeated_pairs"] = f"{repeated} pairs repeat others; drop those that are one observation stored twice"
+    rare = sum(int((np.bincount(side) < inputs.FEWEST_PAIRS).sum()) for side in (x, y) if side.ndim == 1)
+    if rare:
+        rare_labels = f"{rare} labels have" if rare > 1 else "1 label has"
+        said["rare_labels"] = f"{rare_labels} fewer than {inputs.FEWEST_PAIRS} pairs; merge them or get more pairs"
+    return said

@@ -43,15 +43,16 @@ class Opinion:
         sampling_error: of either; a share of it does not cancel between them
 
         Two that differ by more than their errors are both in doubt: what lies between them is added to both errors
-        (DerSimonian and Laird, "Meta-analysis in clinical trials", 1986), and the interval spans them.
+        (DerSimonian and Laird, "Meta-analysis in clinical trials", 1986). The error is that of a mixture of the two,
+        which spans both and does not shrink where they agree: on few pairs both miss the same fine structure.
         """
         gap = self.value - other.value
         expected = self.error**2 + other.error**2 + sampling_error**2 / 4
         between = max(0.0, gap**2 - expected) / 2
         one, two = (1 / (each.error**2 + between + 1e-12) for each in (self, other))
         share = one / (one + two)
-        squares = (share * self.error) ** 2 + ((1 - share) * other.error) ** 2 + share * (1 - share) * gap**2
-        return Opinion(share * self.value + (1 - share) * other.value, float(squares**0.5))
+        square = share * self.error**2 + (1 - share) * other.error**2 + share * (1 - share) * gap**2
+        return Opinion(share * self.value + (1 - share) * other.value, float(square**0.5))
 
 
 def neighbour_opinion(x: np.ndarray, y: np.ndarray) -> Opinion:
