@@ -50,6 +50,11 @@ def sphere(name: str, dim: int, concentration: float) -> Task:
     return known(name, log_area + log_constant + concentration * mean_cosine, sampler)
 
 
+def unit(x: np.ndarray) -> np.ndarray:
+    """The rows of x at length 1."""
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
 def outer_product(x: np.ndarray) -> np.ndarray:
     """The six different entries of x x', (n, 6), for x (n, 3): x and -x are the same axis."""
     rows, columns = np.triu_indices(3)
@@ -101,18 +106,14 @@ def _draw_radii(n: int, generator: np.random.Generator, radial: float) -> Pair:
     return radii[0] * x, radii[1] * y
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
 def _draw_sphere(n: int, generator: np.random.Generator, dim: int, concentration: float) -> Pair:
     """The angle between x and y is drawn by inverting its tabulated distribution function."""
     edges, step = truths.grid(0, np.pi, 20_001)
     middle = edges[:-1] + step / 2
     weight = np.sin(middle) ** (dim - 2) * np.exp(concentration * (np.cos(middle) - 1))
     between = np.interp(generator.random((n, 1)), np.concatenate([[0.0], np.cumsum(weight)]) / weight.sum(), edges)
-    x, other = _unit(generator.standard_normal((n, dim))), generator.standard_normal((n, dim))
-    across = _unit(other - (other * x).sum(1, keepdims=True) * x)
+    x, other = unit(generator.standard_normal((n, dim))), generator.standard_normal((n, dim))
+    across = unit(other - (other * x).sum(1, keepdims=True) * x)
     return x, np.cos(between) * x + np.sin(between) * across
 
 

@@ -97,6 +97,14 @@ def coins(n: int, generator: np.random.Generator, dim: int, chance: Map) -> Pair
     return x, (generator.random(n) < chance(x)).astype(int)
 
 
+def classes(
+    n: int, generator: np.random.Generator, inputs: Law, dim: int, chances: Map, transform: Map = np.positive
+) -> Pair:
+    """Inputs x (n, dim), seen through a map, and a label y of the chances(x) (n, K)."""
+    x = inputs(generator, (n, dim))
+    return transform(x), (generator.random((n, 1)) > chances(x).cumsum(axis=1)[:, :-1]).sum(axis=1)
+
+
 def rotation(dim: int, seed: int) -> np.ndarray:
     """An orthogonal matrix (dim, dim), the same for the same seed."""
     return np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))[0]

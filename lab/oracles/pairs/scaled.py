@@ -22,7 +22,7 @@ from scipy.special import digamma, gammaln
 
 from lab.oracles.pairs import truths
 from lab.oracles.pairs.samplers import CAUCHY, EXPONENTIAL, channels, known, noisy, scaled
-from lab.oracles.tasks.families import Pair, student_task, transformed
+from lab.oracles.tasks.families import Pair, Task, student_task, transformed
 
 
 def fifth_power(x: np.ndarray) -> np.ndarray:
@@ -100,8 +100,9 @@ def inputs_information(noise: float) -> float:
     return truths.mixture_entropy(0.0, np.hypot(x, noise), chances) - truths.normal_entropy(noise)
 
 
-def _draw_student(n: int, generator: np.random.Generator, dof: float, correlation: float) -> Pair:
-    x, y = channels([correlation] * 2).sampler(n, generator)
+def student(n: int, generator: np.random.Generator, dof: float, normals: Task) -> Pair:
+    """Correlated normals, divided by one chi each row: Student's t with that correlation."""
+    x, y = normals.sampler(n, generator)
     scale = np.sqrt(generator.chisquare(dof, (n, 1)) / dof)
     return x / scale, y / scale
 
@@ -120,7 +121,7 @@ PRECISION = partial(scaled, scale=to_deviation, inputs=precisions, columns=3)
 
 HEAVY_TAILS = [
     known("Cauchy in Cauchy noise", stable_information(0.5), partial(noisy, noise=0.5, inputs=CAUCHY, law=CAUCHY)),
-    known("correlated Student", STUDENT, partial(_draw_student, dof=2.0, correlation=0.6)),
+    known("correlated Student", STUDENT, partial(student, dof=2.0, normals=channels([0.6] * 2))),
     transformed(channels([0.8, 0.6]), np.exp, np.sinh, "log-normal and hyperbolic sine"),
     known("Levy in Levy noise", 2 * stable_information(0.4), partial(noisy, noise=0.4**2, inputs=levy, law=levy)),
     known("Lomax", lomax_information(0.5), partial(_draw_lomax, tail=0.5)),

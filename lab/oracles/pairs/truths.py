@@ -72,6 +72,14 @@ def table_information(table: np.ndarray) -> float:
     return entr(table.sum(0)).sum() + entr(table.sum(1)).sum() - entr(table).sum()
 
 
+def given_information(chances: np.ndarray, table: np.ndarray, weights: float | np.ndarray = 1.0) -> float:
+    """I of a node of the chances given (K,) and y, of density (K, points) given the node at points of those weights.
+
+    The points of an atom, or of a y that is discrete, have weight 1 and a chance in place of a density.
+    """
+    return (weights * (entr(chances @ table) - chances @ entr(table))).sum()
+
+
 def mixture_entropy(centres: np.ndarray, deviations: float | np.ndarray, chances: float | np.ndarray) -> float:
     """h of a mixture of N(centres_k, deviations_k^2) with the chances given; all (K,)."""
     centres, deviations, chances = np.broadcast_arrays(np.asarray(centres, dtype=float), deviations, chances)

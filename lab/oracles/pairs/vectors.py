@@ -57,11 +57,16 @@ def even_noise(generator: np.random.Generator, shape: tuple[int, int]) -> np.nda
     return generator.uniform(-1, 1, shape)
 
 
+def length_density(log_length: np.ndarray, dim: int) -> np.ndarray:
+    """Density of the logarithm of the length of that many normals."""
+    log_constant = (dim / 2 - 1) * np.log(2) + gammaln(dim / 2)
+    return np.exp(dim * log_length - np.exp(2 * log_length) / 2 - log_constant)
+
+
 def length_information(dim: int, noise: float) -> float:
     """I of normals and their log length in noise."""
     length, step = truths.grid(-5, 3, 601)
-    log_density = dim * length - np.exp(2 * length) / 2 - (dim / 2 - 1) * np.log(2) - gammaln(dim / 2)
-    return truths.channel_information(length, noise, step * np.exp(log_density))
+    return truths.channel_information(length, noise, step * length_density(length, dim))
 
 
 FOUR, SIX, EIGHT = channels([0.99, 0.98, 0.95, 0.9]), channels([0.93] * 6), channels([0.9] * 8)
