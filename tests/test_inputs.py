@@ -335,8 +335,7 @@ def test_labels_that_are_none_are_refused(values, words):
 
 
 def test_advice_fits_what_was_passed():
-    assert "numbers" not in refusal(pair, FLOATS, replaced(COLOURS, 0, "mauve"), discrete_y=True)
-    assert "merge" not in refusal(pair, FLOATS, np.arange(N) < 9, discrete_y=None)
+    assert "floats" not in refusal(pair, FLOATS, [f"pair {row}" for row in range(N)], discrete_y=True)
     assert "discrete_y=True" in refusal(pair, FLOATS, COLOURS, discrete_y=False)
     assert "astype" not in refusal(pair, FLOATS.tolist(), {"a": FLOATS}, discrete_y=None)
 
