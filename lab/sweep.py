@@ -110,9 +110,7 @@ def changes_of(grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in changes.items()} for changes in chosen]
 
 
-def make_point(
-    changes: Mapping[str, Any], base: Path, notebooks: Path, profile: str, names: Sequence[str]
-) -> Point:
+def make_point(changes: Mapping[str, Any], base: Path, notebooks: Path, profile: str, names: Sequence[str]) -> Point:
     """One point, its parameters checked as those of a `run` are."""
     pairs = [(name, as_text(value)) for name, value in changes.items() if name != RESERVED]
     told = re.sub(r"[^\w.,=+-]+", "_", ",".join(f"{name}={text}" for name, text in pairs))

@@ -3,7 +3,9 @@
     settings.json                  what was asked for, and of which pipeline, judge and features
     images/color_00012_00042.png   an image of a category, prompt number and seed, in Hugging Face's imagefolder layout
     images/metadata.jsonl          its text, the same three, and all that the judge said
-    color_00012.safetensors        the images of a few prompts, judged; it vouches for their files, and is written last
+    color_00012.safetensors        the images of a few prompts, judged
+
+A unit's file is written last and vouches for the files of its images.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

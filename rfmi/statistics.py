@@ -36,7 +36,7 @@ class Mean:
 
 
 def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> Mean:
-    """The mean of one value a prompt, (P,), on the CPU; ValueError for fewer than two, or values that are not finite."""
+    """The mean of one value a prompt, (P,), on the CPU; ValueError for fewer than two, or values not finite."""
     array = np.asarray(values, float)
     if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
         raise ValueError("a bootstrap needs a vector of at least two finite values; leave out prompts without one")
@@ -47,7 +47,7 @@ def bootstrap_mean(values: ArrayLike, seed: int, resamples: int = RESAMPLES) -> 
 def concordance(truth: ArrayLike, scores: ArrayLike) -> float:
     """Of the pairs (i, j) with truth_i > truth_j, the share that the scores order alike, ties counting half.
 
-    truth, scores: (n,). Where the truth is yes or no, it is the area under the ROC curve. ValueError where all is alike.
+    truth, scores: (n,). Where the truth is yes or no it is the area under the ROC curve. ValueError where all is alike.
     """
     truth, scores = np.asarray(truth, float), np.asarray(scores, float)
     above = truth[:, None] > truth

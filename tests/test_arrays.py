@@ -40,7 +40,7 @@ def base_of(correlations, folds=1):
 
 
 def test_base_is_the_gaussian_pairs_field():
-    field, x, y = gaussian_pair(64, 0)
+    field, _, y = gaussian_pair(64, 0)
     t = torch.linspace(0, 1, 64, dtype=torch.float64)
     x_t, condition = torch.randn(64, 2, dtype=torch.float64), torch.from_numpy(y)
     fitted = FittedField(GaussianBase(torch.tensor([[RHO]], dtype=torch.float64)), None, 0)

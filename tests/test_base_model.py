@@ -164,9 +164,7 @@ def test_the_batch_of_a_step_depends_on_seed_and_step_alone():
 def train_command(work, output):
     words = ["train-base", "--profile", "smoke", "--work", work, "--output", output, "--checkpoint-seconds", "0.5"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "lab", *map(str, words)], env=environment, stderr=subprocess.DEVNULL
-    )
+    return subprocess.Popen([sys.executable, "-m", "lab", *map(str, words)], env=environment, stderr=subprocess.DEVNULL)
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ def test_what_resumes_by_itself_is_called_each_time_and_may_return_anything(tmp_
 
 
 def begin_and_wait(folder: str, n: int, seed: int) -> list[str]:
-    """A unit that writes a folder by itself, as a training does; a second call finds it there. Tells who began which."""
+    """A unit that writes a folder by itself, as a training does; a second call finds it. Tells who began which."""
     mark = Path(folder) / f"{n}-{seed}"
     if not mark.exists():
         with open(Path(folder) / "begun", "a") as file:

@@ -21,7 +21,7 @@ def pipeline():
 
 
 def errors_of(signal):
-    """Errors (prompts, branches, images, levels, noises) in which failures differ by `signal` alone, by branch, level."""
+    """Errors (prompts, branches, images, levels, noises) in which failures differ by `signal` alone."""
     generator = torch.Generator().manual_seed(0)
     errors = torch.randn(PROMPTS, 3, 2 * IMAGES, len(LEVELS), NOISES, generator=generator, dtype=torch.float64) + 10
     for (branch, level), more in signal.items():

@@ -14,8 +14,7 @@ from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional
 from transformers import AutoProcessor, CLIPModel
 
-from lab.making import clip as module
-from lab.making import text_encoders
+from lab.making import clip as module, text_encoders
 from lab.making.autoencoder import training_scenes
 from lab.making.clip import blurred_and_noised, changed_prompt, clip_loss, make_clip, save_clip, train_clip
 from lab.making.prompt_files import reported_prompts

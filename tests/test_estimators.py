@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from scipy.stats import binom
-from scipy.stats import t as student
+from scipy.stats import binom, t as student
 
 from lab.oracles.change_of_variables import change_of_variables
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField

@@ -428,11 +428,11 @@ def test_the_folder_is_an_imagefolder(kept):
 
 def test_what_a_judge_cannot_say_is_null_in_the_metadata(pipeline, tmp_path):
     def own(images, prompts, category):
-        return constant(images, prompts, category).assign(text="said", more=math.nan, words="gr\u00fcn / \"x\"")
+        return constant(images, prompts, category).assign(text="said", more=math.nan, words='gr\u00fcn / "x"')
 
     evaluation = evaluate(pipeline, ONE, own, output=tmp_path, **TINY | {"keep_images": True})
     line = json.loads((tmp_path / "images" / "metadata.jsonl").read_text(encoding="utf-8"))
-    assert line["more"] is None and line["words"] == "gr\u00fcn / \"x\"" and line["text"] == "a red circle"
+    assert line["more"] is None and line["words"] == 'gr\u00fcn / "x"' and line["text"] == "a red circle"
     assert evaluation.images.text.tolist() == ["said"]
 
 
@@ -660,7 +660,7 @@ def test_bad_input_is_refused_before_anything_is_drawn(pipeline, tmp_path, chang
 def test_a_message_does_not_repeat_what_is_long(pipeline, tmp_path):
     long = "a red circle " * 300
     for prompts in ({long: ["a red circle"]}, {"color": [long, long]}, {"color": [long]}):
-        with pytest.raises(ValueError) as raised:
+        with pytest.raises(ValueError, match="a red circle") as raised:
             evaluate(pipeline, prompts, constant, output=tmp_path / "new", **SMALL)
         assert len(str(raised.value)) < 300
 

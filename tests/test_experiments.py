@@ -23,7 +23,7 @@ def recorded():
 
 
 def growth(early, late):
-    """What theory says that a constant ripple of amplitude 0.1 adds between two cuts: sine squared is 1/2 on average."""
+    """What a constant ripple of amplitude 0.1 adds between two cuts in theory: sine squared is 1/2 on average."""
     return 0.5 * 0.1**2 * ((-math.log(1 - late) - late) - (-math.log(1 - early) - early))
 
 

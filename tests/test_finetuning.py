@@ -45,8 +45,10 @@ QUICK = FinetuningSettings(
 ADVANTAGE = replace(QUICK, weighting="advantage")
 SCORES = [3.0, 1.0, 2.0, 2.5, 0.0, 5.0]  # of three prompts' two images
 
+
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
+
 
 def random_weights(transformer, seed=0, deviation=0.2):
     generator = seeded(seed)
@@ -54,11 +56,11 @@ def random_weights(transformer, seed=0, deviation=0.2):
         parameter.data = deviation * torch.randn(parameter.shape, generator=generator)
     return transformer
 
+
 def autoencoder():
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, scaling_factor=1.5, **blocks
-    )
+    return AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=2, scaling_factor=1.5, **blocks)
+
 
 def make_pipeline(heads=2, deviation=0.2, seed=0, **changes):
     """A Stable Diffusion 3 of two layers without text encoders: a selection brings its own conditioning."""
@@ -73,9 +75,11 @@ def make_pipeline(heads=2, deviation=0.2, seed=0, **changes):
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **encoders,
     )  # fmt: skip
 
+
 @pytest.fixture
 def pipeline():
     return make_pipeline()
+
 
 def selection(prompts=3, keep=1, seed=1, scores=None):
     n, generator, same = prompts * keep, seeded(seed), seeded(0)
@@ -110,17 +114,21 @@ def predictions(transformer, selected):
     tensors = selected.conditioning.rows(selected.prompt_id).tensors
     return transformer(hidden_states=x_t, timestep=1000 * sigma, **tensors, return_dict=False)[0]
 
+
 def tensors_of(folder, name=WEIGHTS):
     return load_file(folder / name)
+
 
 def assert_equal(found, expected):
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
 
+
 def velocity_of(pipeline, conditioning):
     return lambda x_t, sigma, rows: family_of(pipeline).velocity(
         pipeline.transformer, x_t, sigma, conditioning.rows(rows)
     )
+
 
 @pytest.fixture
 def looks(pipeline, monkeypatch):
@@ -133,6 +141,7 @@ def looks(pipeline, monkeypatch):
 
 
 # Losses
+
 
 def test_the_loss_is_the_formula_computed_image_by_image(pipeline):
     pairs = training_pairs(selection(), QUICK, "score")
@@ -164,6 +173,7 @@ def test_the_advantage_loss_is_least_at_the_base_model_moved_by_the_advantage(pi
         expected = (sign - 1) ** 2 * squares
         torch.testing.assert_close(batch_loss(moved(sign), base, batch), expected, rtol=1e-5, atol=1e-8)
 
+
 def test_the_advantage_loss_has_the_gradient_of_diffusion_nft(pipeline):
     """arXiv 2509.16117, its beta 1: r ||v - target||^2 + (1 - r) ||2 v0 - v - target||^2 with r = (1 + a) / 2."""
     pairs = training_pairs(selection(keep=2, scores=SCORES), ADVANTAGE, "score")
@@ -177,7 +187,9 @@ def test_the_advantage_loss_has_the_gradient_of_diffusion_nft(pipeline):
     found, expected = (torch.autograd.grad(value, scale)[0] for value in (loss, published))
     torch.testing.assert_close(found, expected)
 
+
 # Pairs and batches
+
 
 def test_every_pair_is_seen_equally_often_in_a_new_order():
     pairs = training_pairs(selection(prompts=5), QUICK, "score")
@@ -186,6 +198,7 @@ def test_every_pair_is_seen_equally_often_in_a_new_order():
     assert epochs.sort(1).values.tolist() == [[0, 1, 2, 3, 4]] * 4
     assert len({tuple(epoch) for epoch in epochs.tolist()}) > 1
 
+
 def test_a_batch_depends_on_seed_and_step_alone():
     pairs = training_pairs(selection(), QUICK, "score")
     first, again = draw_batch(pairs, QUICK, 3), draw_batch(pairs, QUICK, 3)
@@ -193,14 +206,17 @@ def test_a_batch_depends_on_seed_and_step_alone():
     for other in (draw_batch(pairs, QUICK, 4), draw_batch(pairs, replace(QUICK, seed=1), 3)):
         assert not torch.equal(first.noise, other.noise) and not torch.equal(first.sigma, other.sigma)
 
+
 def test_noise_levels_are_logit_normal_and_stratified():
     logits = torch.logit(noise_levels(4000, 0.3, 1.2, seeded(0)).double())
     uniform = torch.special.ndtr((logits - 0.3) / 1.2).sort().values
     assert (uniform - (torch.arange(4000) + 0.5) / 4000).abs().max() < 1 / 4000
 
+
 def test_all_images_are_alike_where_the_best_were_selected():
     assert advantages(selection(prompts=2, keep=2), QUICK) is None
     assert advantages(selection(prompts=2, keep=2, scores=[math.nan] * 4), QUICK) is None
+
 
 def test_advantages_are_scores_around_their_prompts_mean():
     chosen = selection(prompts=2, keep=2, scores=[3.0, 1.0, 2.0, 0.5])
@@ -211,6 +227,7 @@ def test_advantages_are_scores_around_their_prompts_mean():
     with pytest.raises(ValueError, match="different scores"):
         advantages(selection(prompts=4), settings)
 
+
 def test_an_advantage_is_cut_at_the_largest_deviation_and_centred_again():
     chosen = selection(prompts=2, keep=3, scores=[1.0, 0.0, -10.0, 1.0, 0.0, -1.0])
     settings = replace(ADVANTAGE, temperature=0.5, largest_deviation=0.5)
@@ -218,6 +235,7 @@ def test_an_advantage_is_cut_at_the_largest_deviation_and_centred_again():
     cut = np.clip(around / np.sqrt((around**2).mean()), -0.5, 0.5).reshape(2, 3)
     expected = (cut - cut.mean(1, keepdims=True)) / 0.5
     np.testing.assert_allclose(advantages(chosen, settings), expected.ravel(), rtol=1e-6)
+
 
 def test_an_image_fails_far_below_the_upper_quartile_of_its_prompt_and_all_others_are_equal():
     scores = np.array([[9.0, 8.0, 7.0, 1.0], [0.0, -1.0, -2.0, -3.0]])  # upper quartiles 8.25 and -0.75
@@ -232,6 +250,7 @@ def test_an_image_fails_far_below_the_upper_quartile_of_its_prompt_and_all_other
         chosen = selection(prompts=2, keep=4, scores=scores.ravel().tolist())
         weights = advantages(chosen, replace(settings, failing=failing))
         np.testing.assert_allclose(weights, expected.ravel(), rtol=1e-5, atol=1e-6)
+
 
 def test_where_no_image_fails_there_is_nothing_to_learn(pipeline, tmp_path):
     settings = replace(QUICK, weighting="verdict", failing=9.0)
@@ -298,7 +317,9 @@ def test_what_the_column_calls_good_is_learned_and_turned_round_the_opposite(tmp
         gaps[by] = gap_between(pipeline, chosen, done.folder)
     assert gaps["good"] > 0.05 and gaps["turned"] < -0.05, gaps
 
+
 # Steps
+
 
 def plain_training(pipeline, selected, settings, parameters):
     """The same steps by merged weights, W + (alpha/rank) B A, and AdamW as it is written down."""
@@ -335,6 +356,7 @@ def plain_training(pipeline, selected, settings, parameters):
             found[name] = value * (1 - rate * settings.weight_decay) - rate * direction
     return found
 
+
 def test_steps_are_those_of_a_plain_computation(pipeline, tmp_path):
     settings = replace(QUICK, steps=3, averaging=0.0, alpha=3, weight_decay=0.1, largest_gradient_norm=0.05)
     with adapter_in(pipeline.transformer, settings, ["to_q", "to_out.0"]) as parameters:
@@ -347,6 +369,7 @@ def test_steps_are_those_of_a_plain_computation(pipeline, tmp_path):
         assert (value - initial[name]).abs().max() > 1e-3
         torch.testing.assert_close(found[f"weights.{name}"], value, rtol=1e-3, atol=2e-5)
 
+
 def test_two_parts_of_a_batch_are_one_batch_twice_as_large(pipeline, tmp_path):
     whole = finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, batch=8))
     parts = replace(QUICK, gradient_accumulation=2)
@@ -356,11 +379,13 @@ def test_two_parts_of_a_batch_are_one_batch_twice_as_large(pipeline, tmp_path):
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-4)
 
+
 def test_four_images_can_be_learned_by_heart(tmp_path):
     pipeline, layers = make_pipeline(heads=8, deviation=0.06), ("to_v", "to_out.0", "net.2", "linear", "proj_out")
     settings = replace(QUICK, steps=80, batch=16, rank=8, targets=layers, noise_level=(1.0, 0.5))
     losses = torch.tensor(finetune(pipeline, selection(prompts=4), output=tmp_path, settings=settings).losses)
     assert losses[-10:].mean() < 0.5 * losses[:10].mean()
+
 
 @pytest.mark.parametrize("precision", ["base in bfloat16", "computed in bfloat16"])
 def test_the_adapter_is_float32_in_half_precision(pipeline, tmp_path, precision):
@@ -374,6 +399,7 @@ def test_the_adapter_is_float32_in_half_precision(pipeline, tmp_path, precision)
     assert pipeline.transformer.dtype == (torch.bfloat16 if settings is QUICK else torch.float32)
     assert all(math.isfinite(loss) for loss in exact.losses)
 
+
 def test_precision_is_each_calls_own(pipeline, tmp_path):
     settings = replace(QUICK, steps=1)
     first = finetune(pipeline, selection(), output=tmp_path / "a", settings=settings)
@@ -382,9 +408,13 @@ def test_precision_is_each_calls_own(pipeline, tmp_path):
     assert first.losses == again.losses and first.losses != half.losses
     assert half.losses[0] == pytest.approx(first.losses[0], rel=0.05)
 
+
 # Memory
 
-def limit_memory(pipeline, rows, failing=RuntimeError("CUDA out of memory. Tried to allocate")):
+OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate")
+
+
+def limit_memory(pipeline, rows, failing=OUT_OF_MEMORY):
     """From now on no more than `rows` fit where gradients are needed; the sizes of what went through are listed."""
     forward, sizes = pipeline.transformer.forward, []
 
@@ -397,6 +427,7 @@ def limit_memory(pipeline, rows, failing=RuntimeError("CUDA out of memory. Tried
     pipeline.transformer.forward = limited
     return sizes
 
+
 @pytest.mark.parametrize(
     ("batch", "parts", "rows", "sizes"), [(8, 1, 5, {4}), (5, 1, 3, {2, 1}), (4, 2, 1, {1}), (6, 1, 6, {6})]
 )
@@ -407,7 +438,7 @@ def test_where_memory_runs_out_fewer_images_at_once_give_the_same_weights(
     whole = finetune(pipeline, selection(), output=tmp_path / "whole", settings=settings)
     seen = limit_memory(pipeline, rows)
     split = finetune(pipeline, selection(), output=tmp_path / "split", settings=settings)
-    assert {size for size in seen[1:]} == sizes, "but for the first, which is to see whether they fit"
+    assert set(seen[1:]) == sizes, "but for the first, which is to see whether they fit"
     assert len(seen) - 1 == settings.steps * parts * -(-batch // max(sizes)), "nothing is tried again"
     assert split.settings == settings
     torch.testing.assert_close(torch.tensor(split.losses), torch.tensor(whole.losses), rtol=1e-6, atol=1e-7)
@@ -417,6 +448,7 @@ def test_where_memory_runs_out_fewer_images_at_once_give_the_same_weights(
             torch.testing.assert_close(found, value, rtol=0, atol=1e-6)
         if rows >= batch:
             assert torch.equal(found, value)
+
 
 def test_memory_that_runs_out_half_way_back_leaves_no_half_of_a_gradient(pipeline, tmp_path):
     settings = replace(QUICK, learning_rate=1e-3)
@@ -435,6 +467,7 @@ def test_memory_that_runs_out_half_way_back_leaves_no_half_of_a_gradient(pipelin
     a, b = (tensors_of(each.folder) for each in (whole, split))
     torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
+
 def test_a_device_too_small_for_one_image_is_said_and_other_errors_are_their_own(pipeline, tmp_path):
     limit_memory(pipeline, 0)
     with pytest.raises(MemoryError, match="single image; take gradient_checkpointing") as raised:
@@ -443,6 +476,7 @@ def test_a_device_too_small_for_one_image_is_said_and_other_errors_are_their_own
     limit_memory(pipeline, 0, RuntimeError("shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
+
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_gradient_checkpointing_changes_no_number_and_is_put_back(pipeline, tmp_path, precision):
@@ -461,6 +495,7 @@ def test_gradient_checkpointing_changes_no_number_and_is_put_back(pipeline, tmp_
     assert calls == [0] and transformer.is_gradient_checkpointing
     assert_equal(tensors_of(tmp_path / "on before"), tensors_of(plain.folder))
 
+
 def test_a_training_goes_on_with_another_split_of_the_same_step(pipeline, tmp_path):
     one = replace(QUICK, batch=16, learning_rate=1e-3, checkpoint_steps=1)
     other = replace(one, batch=4, gradient_accumulation=4, gradient_checkpointing=True)
@@ -476,7 +511,9 @@ def test_a_training_goes_on_with_another_split_of_the_same_step(pipeline, tmp_pa
     with pytest.raises(ValueError, match="another images_a_step"):
         finetune(pipeline, selection(), output=tmp_path / "split", settings=replace(other, batch=8))
 
+
 # What comes out
+
 
 @pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
 def test_the_folder_loads_as_the_trained_model(pipeline, tmp_path, dora, looks):
@@ -583,11 +620,9 @@ def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_pat
         return float(len(seen))
 
     looks(look)
-    again = finetune(
-        pipeline, selection(seed=3), output=tmp_path / "2", settings=kind, start=first.folder, hold_out=3
-    )
-    for folder, expected in ((first.folder, seen[0]), (again.folder, seen[-1])):
-        pipeline.load_lora_weights(folder)
+    again = finetune(pipeline, selection(seed=3), output=tmp_path / "2", settings=kind, start=first.folder, hold_out=3)
+    for where, expected in ((first.folder, seen[0]), (again.folder, seen[-1])):
+        pipeline.load_lora_weights(where)
         torch.testing.assert_close(predictions(pipeline.transformer, selection()), expected, rtol=1e-4, atol=1e-5)
         pipeline.unload_lora_weights()
     for other in (replace(QUICK, rank=3, alpha=2), replace(QUICK, alpha=7), replace(QUICK, targets=("to_q",))):
@@ -602,15 +637,14 @@ def test_a_second_round_goes_on_from_the_first_and_loads_alone(pipeline, tmp_pat
 def test_a_second_round_is_held_against_the_model_that_it_starts_from(pipeline, tmp_path):
     chosen = selection(keep=2, scores=SCORES)
     first = finetune(pipeline, chosen, output=tmp_path / "1", settings=ADVANTAGE)
-    again = finetune(
-        pipeline, chosen, output=tmp_path / "2", settings=ADVANTAGE, start=first.folder, hold_out=3
-    )
+    again = finetune(pipeline, chosen, output=tmp_path / "2", settings=ADVANTAGE, start=first.folder, hold_out=3)
     pairs = training_pairs(chosen.of_prompts([0, 1]), ADVANTAGE, "score")
     pipeline.load_lora_weights(first.folder)
     started = velocity_of(pipeline, pairs.conditioning)
     with torch.no_grad():
         expected = batch_loss(started, started, draw_batch(pairs, ADVANTAGE, 0)).item()
     assert again.losses[0] == pytest.approx(expected, rel=1e-3)
+
 
 def test_the_record_holds_settings_losses_and_versions(pipeline, tmp_path):
     settings = replace(QUICK, targets=("to_q", "to_k"), mixed_precision="bf16")
@@ -621,6 +655,7 @@ def test_the_record_holds_settings_losses_and_versions(pipeline, tmp_path):
     assert record["images"] == record["prompts"] == 3 and record["layers"] == ["to_q", "to_k"]
     with pytest.raises(FileNotFoundError, match="no finished fine-tuning"):
         read_finetuned(tmp_path / "elsewhere")
+
 
 def test_an_auraflow_is_tuned_as_well(tmp_path):
     transformer = AuraFlowTransformer2DModel(
@@ -641,6 +676,7 @@ def test_an_auraflow_is_tuned_as_well(tmp_path):
     pipeline.load_lora_weights(done.folder)
     assert pipeline.get_active_adapters()
 
+
 @pytest.mark.slow
 def test_the_shipped_pipeline_learns_from_its_own_selection(tmp_path):
     pipeline = StableDiffusion3Pipeline.from_pretrained(base_pipeline())
@@ -655,10 +691,13 @@ def test_the_shipped_pipeline_learns_from_its_own_selection(tmp_path):
     card = (done.folder / "README.md").read_text(encoding="utf-8")
     assert "base_model: base_model\n" in card and "2 images" in card
 
+
 # What stays as it was
+
 
 class Interruption(Exception):
     pass
+
 
 def traces(transformer):
     return (
@@ -667,6 +706,7 @@ def traces(transformer):
         {name: (type(module), module.training) for name, module in transformer.named_modules()},
         bool(getattr(transformer, "peft_config", None)),
     )
+
 
 @pytest.mark.parametrize("fault", [None, Interruption(), KeyboardInterrupt(), "targets"], ids=str)
 def test_the_pipeline_is_left_as_it_was(pipeline, tmp_path, fault, looks):
@@ -692,12 +732,14 @@ def test_the_pipeline_is_left_as_it_was(pipeline, tmp_path, fault, looks):
     assert_equal(after, weights)
     assert rest == before
 
+
 def test_random_numbers_of_the_caller_are_not_touched(pipeline, tmp_path):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
     finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=1))
     assert torch.equal(torch.rand(1), expected)
+
 
 # Going on
 
@@ -745,6 +787,7 @@ def test_two_processes_train_as_one(pipeline, tmp_path, in_two_processes):
     torch.testing.assert_close(together.validation, alone.validation, rtol=1e-2, atol=1e-4)
     torch.testing.assert_close(tensors_of(together.folder), tensors_of(alone.folder), rtol=1e-2, atol=1e-3)
 
+
 def test_a_finished_run_is_only_read_and_may_be_made_longer(pipeline, tmp_path, monkeypatch):
     short = finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
     longer = finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, steps=8))
@@ -755,6 +798,7 @@ def test_a_finished_run_is_only_read_and_may_be_made_longer(pipeline, tmp_path, 
     assert finetune(pipeline, selection(), output=tmp_path / "a", settings=replace(QUICK, steps=8)) == longer
     (tmp_path / "b" / "checkpoint.safetensors").unlink()
     assert finetune(pipeline, selection(), output=tmp_path / "b", settings=replace(QUICK, steps=8)) == whole
+
 
 def test_a_finished_run_is_taken_for_no_other_one(pipeline, tmp_path):
     def tune(steps, hold_out=3, by="score"):
@@ -773,6 +817,7 @@ def test_a_finished_run_is_taken_for_no_other_one(pipeline, tmp_path):
     with pytest.raises(ValueError, match="validated at its last step 7"):
         tune(9)
 
+
 def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeline, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
@@ -786,7 +831,9 @@ def test_a_longer_run_killed_while_it_writes_is_not_taken_for_the_shorter(pipeli
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     assert len(finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=8)).losses) == 8
 
+
 # Bad input
+
 
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -806,6 +853,7 @@ def test_a_setting_that_makes_no_sense_is_refused(name, value):
         replace(QUICK, **{name: value})
     assert "\n" not in str(raised.value)
 
+
 def faulty(name):
     chosen = selection()
     if name == "no images":
@@ -822,6 +870,7 @@ def faulty(name):
         return replace(chosen, prompt_id=torch.tensor([0, 1, 3]))
     return replace(chosen, conditioning=Conditioning({"encoder_hidden_states": torch.randn(4, 5, 12)}))
 
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -834,6 +883,7 @@ def test_a_selection_that_does_not_fit_is_refused_before_anything_starts(pipelin
     with pytest.raises(ValueError, match=words):
         finetune(pipeline, faulty(name), output=tmp_path / "out", settings=QUICK)
     assert not (tmp_path / "out").exists()
+
 
 def test_a_pipeline_or_folder_that_holds_another_lora_is_refused(pipeline, tmp_path):
     done = finetune(pipeline, selection(), output=tmp_path / "a", settings=QUICK)
@@ -860,6 +910,7 @@ def test_a_pipeline_or_folder_that_holds_another_lora_is_refused(pipeline, tmp_p
     with pytest.raises(ValueError, match="not trained here"):
         finetune(pipeline, selection(), output=tmp_path / "foreign", settings=QUICK)
 
+
 def test_a_folder_of_a_selection_or_an_evaluation_is_refused(pipeline, tmp_path):
     runs.open_folder(tmp_path, {"steps": 3})
     with pytest.raises(ValueError, match="holds a selection or an evaluation"):
@@ -880,6 +931,7 @@ def test_a_selection_into_a_fine_tunings_folder_is_refused(pipeline, tmp_path, s
         runs.open_folder(tmp_path, {"steps": 3})
     assert [path.name for path in tmp_path.iterdir()] == [started]
 
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -899,11 +951,14 @@ def test_arguments_that_make_no_sense_are_refused_in_a_sentence(pipeline, tmp_pa
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 200
     assert not (tmp_path / "a").exists()
 
+
 # Another model's selection
+
 
 def drawn_by(pipeline, **options):
     """A selection, as far as its folder would say, that a pipeline drew."""
     return replace(selection(**options), origin=identity_of(pipeline))
+
 
 @pytest.mark.parametrize("drawn", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("trained", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -911,6 +966,7 @@ def test_a_selection_may_be_drawn_in_another_dtype(tmp_path, drawn, trained):
     changes = {"qk_norm": "rms_norm"}
     chosen = drawn_by(make_pipeline(**changes).to(drawn))
     finetune(make_pipeline(**changes).to(trained), chosen, output=tmp_path, settings=replace(QUICK, steps=1, batch=1))
+
 
 @pytest.mark.parametrize(
     "other",
@@ -923,6 +979,7 @@ def test_a_selection_that_another_model_drew_is_refused(pipeline, tmp_path, othe
         finetune(pipeline, drawn_by(make_pipeline(**other)), output=tmp_path / "a", settings=QUICK)
     assert not (tmp_path / "a").exists()
 
+
 def test_a_second_rounds_selection_is_of_the_model_with_the_first_rounds_lora(pipeline, tmp_path):
     quick = replace(QUICK, steps=1, learning_rate=0.5)
     first = finetune(pipeline, drawn_by(pipeline), output=tmp_path / "1", settings=quick)
@@ -933,7 +990,9 @@ def test_a_second_rounds_selection_is_of_the_model_with_the_first_rounds_lora(pi
         finetune(pipeline, chosen, output=tmp_path / "2", settings=quick)
     assert finetune(pipeline, chosen, output=tmp_path / "2", settings=quick, start=first.folder).losses
 
+
 # Damaged files
+
 
 @pytest.mark.parametrize("name", ["training.json", WEIGHTS, "README.md", "checkpoint.safetensors"])
 def test_a_damaged_file_is_named_and_written_anew_once_it_is_removed(pipeline, tmp_path, name, damage):
@@ -953,12 +1012,14 @@ def test_a_damaged_file_is_named_and_written_anew_once_it_is_removed(pipeline, t
         assert (tmp_path / kept).read_bytes() == before[kept]
     assert_equal(tensors_of(tmp_path), load(before[WEIGHTS]))
 
+
 def test_a_folder_of_before_checksums_is_refused(pipeline, tmp_path):
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     record = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
     (tmp_path / "training.json").write_text(json.dumps({name: record[name] for name in record if name != "sha256"}))
     with pytest.raises(ValueError, match="training.json is damaged"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+
 
 def test_a_damaged_lora_is_nothing_to_start_from(pipeline, tmp_path):
     first = finetune(pipeline, selection(), output=tmp_path / "1", settings=QUICK)
@@ -967,6 +1028,7 @@ def test_a_damaged_lora_is_nothing_to_start_from(pipeline, tmp_path):
         with pytest.raises(ValueError, match=words):
             finetune(pipeline, selection(seed=3), output=tmp_path / "2", settings=QUICK, start=first.folder)
         (first.folder / "training.json").unlink(missing_ok=True)
+
 
 @pytest.mark.parametrize("at", ["checkpoint", "lora"])
 def test_what_a_killed_process_wrote_in_part_is_removed(pipeline, tmp_path, monkeypatch, at, start_child):
@@ -983,11 +1045,13 @@ def test_what_a_killed_process_wrote_in_part_is_removed(pipeline, tmp_path, monk
     whole = {"training.json", WEIGHTS, "README.md", "checkpoint.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == whole
 
+
 def test_fewer_steps_than_a_checkpoint_has_are_refused(pipeline, tmp_path):
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
     (tmp_path / "training.json").unlink()
     with pytest.raises(ValueError, match="trained for 6 steps and 3 are asked for"):
         finetune(pipeline, selection(), output=tmp_path, settings=replace(QUICK, steps=3))
+
 
 def test_a_damaged_checkpoint_is_refused(pipeline, tmp_path):
     finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
@@ -996,6 +1060,7 @@ def test_a_damaged_checkpoint_is_refused(pipeline, tmp_path):
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is damaged"):
         finetune(pipeline, selection(), output=tmp_path, settings=QUICK)
+
 
 def test_float16_on_a_processor_and_what_is_no_number_are_refused(pipeline, tmp_path, looks):
     with pytest.raises(ValueError, match="fp16"):
@@ -1012,6 +1077,7 @@ def test_images_without_a_score_are_no_advantage(pipeline, tmp_path):
     with pytest.raises(ValueError, match="holds what is no number"):
         finetune(pipeline, chosen, output=tmp_path / "a", settings=ADVANTAGE)
     assert len(finetune(pipeline, chosen, output=tmp_path / "b", settings=QUICK).losses) == 6
+
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "x"), SafetensorError("No space left on device")], ids=repr)
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, monkeypatch, error):
@@ -1034,6 +1100,7 @@ def test_a_full_disk_is_said_and_the_last_checkpoint_stays(pipeline, tmp_path, m
     again, whole = (finetune(pipeline, selection(), output=tmp_path / name, settings=QUICK) for name in "ab")
     assert_equal(tensors_of(again.folder), tensors_of(whole.folder))
 
+
 def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monkeypatch):
     def full(*_):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
@@ -1045,6 +1112,7 @@ def test_a_disk_that_fills_up_at_the_end_loses_no_step(pipeline, tmp_path, monke
     monkeypatch.undo()
     monkeypatch.setattr(loop, "draw_batch", None)
     assert len(finetune(pipeline, selection(), output=tmp_path, settings=QUICK).losses) == 6
+
 
 def test_the_settings_of_the_paper_are_what_was_published():
     assert (PAPER.rank, PAPER.alpha, PAPER.steps, PAPER.batch, PAPER.warmup) == (32, 32, 2000, 240, 400)

@@ -44,6 +44,7 @@ def test_the_record_is_of_the_published_architecture():
 
 # The training's preset
 
+
 @pytest.fixture(scope="module")
 def medium():
     """A pipeline with the transformer of stable-diffusion-3.5-medium, without memory."""
@@ -56,12 +57,17 @@ def medium():
         vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
     left_out = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
     return StableDiffusion3Pipeline(
-        transformer=transformer, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **dict.fromkeys(left_out)
-    )  # fmt: skip
+        transformer=transformer,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        **dict.fromkeys(left_out),
+    )
+
 
 def adapter_size(pipeline, targets):
     with adapter_in(pipeline.transformer, FULL_SIZE, adapted_layers(pipeline, targets)) as parameters:
         return sum(value.numel() for value in parameters.values())
+
 
 def test_the_adapter_has_as_many_parameters_as_published_and_the_script_of_diffusers_fewer(medium):
     """The published list of layers, matched by the ends of their names, takes in the second attention of the 13 dual
@@ -70,6 +76,7 @@ def test_the_adapter_has_as_many_parameters_as_published_and_the_script_of_diffu
     published_names = adapter_size(medium, None)
     diffusers_script = adapter_size(medium, tuple(f"attn.{name}" for name in SCRIPT))
     assert (published_names, diffusers_script) == (23_887_872, 18_776_064)
+
 
 def test_the_presets_training_fits_a_gpu_of_80_gib(medium):
     """A checkpointed image of 1024 pixels saves 0.77 GiB in bfloat16 for the backward pass; the base model's pass, of

@@ -55,16 +55,17 @@ def test_the_patterns_find_what_they_are_for():
 
 def test_no_file_is_large():
     large = {path.name: path.stat().st_size for path in repository_files() if path.stat().st_size > LARGEST_FILE}
-    assert {name: size for name, size in large.items() if not name.endswith(".safetensors")} == {}  # tests/test_shipped_model.py
+    # tests/test_shipped_model.py holds the weights to a limit of their own
+    assert {name: size for name, size in large.items() if not name.endswith(".safetensors")} == {}
 
 
 def test_modules_can_be_read():
-    lengths = {
-        name: text.count("\n") for name, text in texts().items() if name.startswith(("rfmi/", "lab/")) and name.endswith(".py")
+    modules = {
+        name: text for name, text in texts().items() if name.startswith(("rfmi/", "lab/")) and name.endswith(".py")
     }
-    assert {name: length for name, length in lengths.items() if length > 250} == {}
+    assert [name for name, text in modules.items() if text.count("\n") > 250] == []
     bad = re.compile(r"except Exception|except:|filterwarnings\(|simplefilter\(|\b(?:TODO|FIXME|XXX)\b")
-    assert [name for name, text in texts().items() if name.startswith(("rfmi/", "lab/")) and name.endswith(".py") and bad.search(text)] == []
+    assert [name for name, text in modules.items() if bad.search(text)] == []
 
 
 def test_the_top_level_is_taken_in_at_a_look():

@@ -9,8 +9,8 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 import rfmi.image_folder as module
-from rfmi.image_folder import read_images, rounded, write_images
 from rfmi.files import changed_files
+from rfmi.image_folder import read_images, rounded, write_images
 
 NAMES = ["color_00000_00042.png", "color_00000_00043.png", "color_00001_00042.png"]
 

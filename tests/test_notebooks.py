@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from lab.paths import notebooks_folder, profiles_folder, repository_root
-from lab.study.profiles import RESERVED, default_parameters, load_profile, numbered_notebooks, plan
+from lab.study.profiles import RESERVED, default_parameters, numbered_notebooks, plan
 
 NOTEBOOKS = numbered_notebooks(notebooks_folder())
 PROFILES = sorted(path.stem for path in profiles_folder().glob("*.yaml"))
@@ -68,7 +68,9 @@ def held_by(name):
     scope = dict(default_parameters(NOTEBOOKS[name]))
     exec("\n".join(cell.source for cell in injected), scope)
     for profile in sorted(PROFILES, key=lambda each: each != "full"):
-        asked = default_parameters(NOTEBOOKS[name]) | plan(notebooks_folder(), profile=profile, names=[name])[0].parameters
+        asked = (
+            default_parameters(NOTEBOOKS[name]) | plan(notebooks_folder(), profile=profile, names=[name])[0].parameters
+        )
         if all(scope[key] == value for key, value in asked.items() if key != RESERVED):
             return profile
     return None

@@ -7,6 +7,7 @@ means of blocks.
 
 import pickle
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ NOTHING = ["tails that never met", "series that never met"]
 def test_ten_kinds_of_at_least_nine_pairs_the_last_three_kept_aside():
     assert len(pairs.KINDS) == 10 and len(pairs.PAIRS) >= 100
     assert sum(map(len, pairs.KINDS.values())) == len(pairs.PAIRS) == len(pairs.KIND_OF)
-    assert pairs.KEPT_ASIDE <= pairs.PAIRS.keys()
+    assert pairs.PAIRS.keys() >= pairs.KEPT_ASIDE
     for kind, tasks in pairs.KINDS.items():
         assert len(tasks) >= 9 and pairs.KEPT_ASIDE.intersection(tasks) == set(list(tasks)[-3:])
         assert all(pairs.PAIRS[name] is task and pairs.KIND_OF[name] == kind for name, task in tasks.items())
@@ -602,7 +603,7 @@ def _entropy(density, *edges):
         value = density(y)
         return -value * np.log(value) if value > 0 else 0.0
 
-    return sum(integrate.quad(integrand, *ends, epsabs=1e-8)[0] for ends in zip(edges, edges[1:]))
+    return sum(integrate.quad(integrand, *ends, epsabs=1e-8)[0] for ends in pairwise(edges))
 
 
 def _strips(wide=1.0, narrow=0.15):
@@ -930,7 +931,7 @@ def test_maps_are_undone(map_, inverse, columns):
 
 
 def test_points_of_circles_axes_and_sheets_lie_where_they_should():
-    x, y = pairs.PAIRS["torus"].sample(100, seed=0)
+    x, _ = pairs.PAIRS["torus"].sample(100, seed=0)
     np.testing.assert_allclose(x[:, :2] ** 2 + x[:, 2:] ** 2, 1)
     unit = np.random.default_rng(0).standard_normal((50, 3))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)

@@ -36,9 +36,10 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from transformers import T5Config, T5EncoderModel, T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
-from lab.oracles.change_of_variables import change_of_variables
 from lab.making.text_encoders import make_text_encoder
 from lab.making.tokenizers import make_tokenizer
+from lab.oracles.change_of_variables import change_of_variables
+from lab.oracles.experiments import time_grid
 from lab.worlds.shapes.rendering import render
 from lab.worlds.shapes.sampling import draw_scenes
 from lab.worlds.shapes.shipped import base_pipeline
@@ -58,7 +59,6 @@ from rfmi.pipelines import (
 from rfmi.pipelines.families import FAMILIES
 from rfmi.pipelines.images import as_tensor
 from rfmi.pipelines.stable_diffusion_3 import encode_prompts
-from lab.oracles.experiments import time_grid
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import Method, choose_score, score
 from rfmi.selection import select

@@ -159,10 +159,12 @@ def test_intervals_cover_the_expected_value_at_this_number_of_images(measure):
     tables = [
         interval_of(
             quality_draws(
-                normal(n, d, 2 * i), normal(n, d, 2 * i + 1) + 0.5, generator=torch.Generator().manual_seed(i),
+                normal(n, d, 2 * i),
+                normal(n, d, 2 * i + 1) + 0.5,
+                generator=torch.Generator().manual_seed(i),
                 resamples=60,
             )
-        ).loc[measure]  # fmt: skip
+        ).loc[measure]
         for i in range(repeats)
     ]
     expected = np.mean([table.value for table in tables])

@@ -100,7 +100,9 @@ def test_the_card_of_the_model_says_what_the_report_says():
 
 
 def test_the_headline_follows_from_the_verdict_on_every_image():
-    images = pd.read_csv(ROOT / "reports" / "results" / "evaluation_images.csv", index_col=["category", "prompt", "seed"])
+    images = pd.read_csv(
+        ROOT / "reports" / "results" / "evaluation_images.csv", index_col=["category", "prompt", "seed"]
+    )
     assert len(images) == 240 * 10
     found = results("evaluation")
     for kind, name in (("at its best", "best_against_best"), (f"at {found['settings']['guidance']:g}", "gain")):
@@ -138,7 +140,9 @@ def test_its_python_runs(tmp_path, monkeypatch):
     small = {"candidates": 4, "steps": 3}
     monkeypatch.chdir(tmp_path)
     shutil.copytree(data_folder() / "base_model", tmp_path / "data" / "base_model")
-    monkeypatch.setattr("rfmi.finetuning.FinetuningSettings", partial(FinetuningSettings, steps=2, batch=4, failing=0.1))
+    monkeypatch.setattr(
+        "rfmi.finetuning.FinetuningSettings", partial(FinetuningSettings, steps=2, batch=4, failing=0.1)
+    )
     for name, options in {"select": small, "evaluate": {"images_per_prompt": 2, "steps": 3}}.items():
         monkeypatch.setattr(rfmi, name, partial(getattr(rfmi, name), **options), raising=False)
     scope: dict = {}

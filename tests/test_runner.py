@@ -19,8 +19,8 @@ from lab import __main__ as command_line
 from lab.paths import notebooks_folder, repository_root
 from lab.study import pages, runner
 from lab.study.code import digest
-from lab.study.units import BACKEND
 from lab.study.profiles import Job, Refusal, choose_notebooks, default_parameters, numbered_notebooks, plan
+from lab.study.units import BACKEND
 
 FAILING = """
 # A study that fails

@@ -18,7 +18,6 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from rfmi import runs
-from rfmi.pipelines import fingerprint
 from rfmi.files import (
     digests,
     disk_space,
@@ -31,10 +30,10 @@ from rfmi.files import (
     write_record,
     write_tensors,
 )
+from rfmi.pipelines import fingerprint
 from rfmi.runs import check_same, deal, open_folder, read_settings, versions, work_on
 
 UNITS = range(6)
-
 
 
 def files(folder, units=UNITS):
@@ -399,10 +398,10 @@ def test_parts_are_written_as_one_tensor(tmp_path):
 
 def test_a_full_disk_is_said_and_what_was_written_in_part_is_removed(tmp_path):
     write_atomically(tmp_path / "a.txt", "old")
-    with pytest.raises(OSError, match="is full; make room and call again") as raised:
-        with whole_file(tmp_path / "a.txt") as temporary:
-            temporary.write_text("half")
-            raise OSError(errno.ENOSPC, "x")
+    full = pytest.raises(OSError, match="is full; make room and call again")
+    with full as raised, whole_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "x")
     assert raised.value.errno == errno.ENOSPC and "\n" not in str(raised.value)
     assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 

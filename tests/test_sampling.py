@@ -5,8 +5,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from lab.oracles.closed_form import GaussianMixtureField, GaussianPairField
-from rfmi.fields import guided
 from lab.oracles.experiments import time_grid
+from rfmi.fields import guided
 from rfmi.sampling import path_scores, sample
 
 

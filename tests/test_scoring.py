@@ -114,7 +114,9 @@ def test_a_guided_likelihood_is_that_of_the_field_which_draws_with_guidance(mixt
     torch.testing.assert_close(re_noising_scores(mixture, x, labels, both, seed=3).values, sum_of_both)
 
 
-@pytest.mark.parametrize("options", [{"guidance": 0.0}, {"guidance": 2.0, "likelihood": 0.0}, {"guidance": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"guidance": 0.0}, {"guidance": 2.0, "likelihood": 0.0}, {"guidance": float("nan")}]
+)
 def test_a_guidance_without_a_likelihood_is_refused(options):
     with pytest.raises(ValueError, match="take a guidance above 0, and a likelihood above 0"):
         Method(**{"likelihood": 1.0} | options)
@@ -152,9 +154,7 @@ def test_against_prompts_is_against_the_mean_of_their_likelihoods(mixture, pairs
     method = Method(null=False, prompts=2, sigmas=(0.8,), noises=2)
     found = re_noising_scores(mixture, x, labels, method, seed=0, others=others)
     alone = Method(null=False, likelihood=1.0, sigmas=(0.8,), noises=2)
-    own, *rest = (
-        re_noising_scores(mixture, x, each, alone, seed=0).values for each in (labels, *others.unbind(1))
-    )
+    own, *rest = (re_noising_scores(mixture, x, each, alone, seed=0).values for each in (labels, *others.unbind(1)))
     torch.testing.assert_close(found.values, own - (torch.stack(rest).exp().mean(0)).log())
     assert found.evaluations == 40 * 2 * 3
     for wrong in (None, others[:, :1]):
@@ -181,9 +181,7 @@ def test_a_score_does_not_depend_on_what_is_scored_beside_it(mixture, pairs):
     together = re_noising_scores(mixture, x, labels, method, seed=5, batch=7)
     alone = re_noising_scores(mixture, x[11:12], labels[11:12], method, seed=5)
     torch.testing.assert_close(together.values[11:12], alone.values)
-    assert not torch.allclose(
-        together.values, re_noising_scores(mixture, x, labels, method, seed=6).values, rtol=1e-3
-    )
+    assert not torch.allclose(together.values, re_noising_scores(mixture, x, labels, method, seed=6).values, rtol=1e-3)
 
 
 def test_standard_errors_are_those_of_the_noise(mixture, pairs):
@@ -275,9 +273,7 @@ def test_score_of_a_pipeline_is_that_of_its_field(pipeline, images):
     texts = ["a red circle", "two blue squares", "a red circle"]
     found = score(pipeline, images, texts, method="re_noising_high_noise", seed=4)
     field = PipelineField(pipeline, texts)
-    expected = re_noising_scores(
-        field, field.encode(images), torch.arange(3), METHODS["re_noising_high_noise"], seed=4
-    )
+    expected = re_noising_scores(field, field.encode(images), torch.arange(3), METHODS["re_noising_high_noise"], seed=4)
     torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-3)
     assert found.evaluations == expected.evaluations
 

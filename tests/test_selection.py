@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +19,8 @@ from IPython.lib.pretty import pretty
 from PIL import Image
 
 from lab.worlds.shapes.shipped import base_pipeline
-from rfmi.pipelines import Conditioning, PipelineField, identity_of
 from rfmi.files import digests, write_record
+from rfmi.pipelines import Conditioning, PipelineField, identity_of
 from rfmi.runs import open_folder
 from rfmi.sampling import path_scores, sample
 from rfmi.scoring import METHODS, Method, re_noising_scores
@@ -78,9 +77,7 @@ def test_the_score_in_the_table_is_that_of_the_kept_latents(pipeline, whole):
 
 def test_path_scores_in_the_table_are_those_of_the_trajectory(pipeline, whole):
     field = PipelineField(pipeline, TEXTS)
-    expected = path_scores(
-        field, field.noise([8, 9, 10]), torch.tensor([1, 1, 1]), times=field.times(3), guidance=2.0
-    )
+    expected = path_scores(field, field.noise([8, 9, 10]), torch.tensor([1, 1, 1]), times=field.times(3), guidance=2.0)
     part = whole.candidates[whole.candidates.prompt_id == 1]
     for name, values in (("path", expected.path), ("guided_path", expected.guided_path)):
         np.testing.assert_allclose(part[name], values.numpy(), rtol=1e-3, atol=1e-2)
@@ -547,7 +544,7 @@ def test_keeping_many_takes_no_more_memory_than_keeping_one(tmp_path):
             write_unit(folder, i, prompt, drawn, images[:keep], 20 * i)
         grown[keep] = peak_growth(lambda folder=folder: finish_folder(folder, len(prompts), lambda: conditioning))
         kept = read_selection(folder).latents
-        assert kept.shape == (keep * len(prompts), *shape) and kept[:: keep, 0, 0, 0].tolist() == [*range(16)]
+        assert kept.shape == (keep * len(prompts), *shape) and kept[::keep, 0, 0, 0].tolist() == [*range(16)]
     assert grown[20] - grown[1] < kept.nbytes / 5, "no copy of all latents is held, not even one"
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab import __main__ as command_line
-from lab import sweep
+from lab import __main__ as command_line, sweep
 from lab.paths import repository_root
 from lab.study import runner
 from lab.study.profiles import Refusal, plan

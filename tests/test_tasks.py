@@ -21,7 +21,9 @@ from lab.oracles import digits, tasks
 from lab.oracles.tasks import BIMODAL_X, BIMODAL_Y, WAVES_X, WAVES_Y, families, maps
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("make_bmi_reference", ROOT / "lab" / "benchmarks" / "make_bmi_reference.py")
+SPEC = importlib.util.spec_from_file_location(
+    "make_bmi_reference", ROOT / "lab" / "benchmarks" / "make_bmi_reference.py"
+)
 make_bmi_reference = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(make_bmi_reference)
 

@@ -84,7 +84,7 @@ CLOSED = ({"world": "toy", "model": "shipped"}, "does not know the word .* its v
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, wrong, message",
+    ("name", "wrong", "message"),
     [
         ("04_which_score_ranks", {"world": "shape"}, "there is no world 'shape'; did you mean 'shapes'"),
         ("05_fine_tuning", {"world": "nowhere/at_all.py"}, "there is no world in .*at_all.py; give the path"),

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from vision_models import build_all
 from torch.nn import functional
 from transformers import (
     AutoTokenizer,
@@ -20,6 +19,7 @@ from transformers import (
     Owlv2ForObjectDetection,
     Owlv2ImageProcessorPil,
 )
+from vision_models import build_all
 
 from lab.worlds import vision
 from lab.worlds.vision import Detection, box_iou, clip_cosine, clip_features, depth, detect, yes_probability

@@ -67,7 +67,7 @@ class BiasedAttention(TorchFunctionMode):
 def velocity_error(
     transformer: SD3Transformer2DModel, x: Tensor, noise: Tensor, sigma: Tensor, embeddings: Tensor, pooled: Tensor,
     padding: Tensor,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The flow-matching loss of every pair: the mean over elements of (v - (eps - x))^2 at x_sigma = (1 - sigma) x +
     sigma eps, with diffusers' v (minus the velocity u of the study).
 
@@ -100,7 +100,7 @@ def draw_noise_levels(n: int, generator: torch.Generator) -> Tensor:
 def flow_loss(
     transformer: SD3Transformer2DModel, error: Callable[..., Tensor], latents: Tensor, embeddings: Tensor,
     pooled: Tensor, randomness: StepRandomness, batch: int,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The loss of one step; one prompt in ten is replaced by the empty one, whose embeddings come last."""
     generator = randomness.generator
     rows = torch.randint(len(latents), (batch,), generator=generator)

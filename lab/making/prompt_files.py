@@ -1,4 +1,4 @@
-"""The committed prompts drawn, and the prompts that the base model's training may show: none that a report is made on."""
+"""The committed prompts drawn, and the prompts that the base model's training may show: none of those of a report."""
 
 from functools import cache
 from itertools import islice
@@ -19,7 +19,9 @@ SEED = 0
 @cache
 def reported_prompts() -> frozenset[str]:
     """Every validation and locked prompt: what the base model's training must not see."""
-    return frozenset(text for category in CATEGORIES for split in ("val", "locked") for text in prompts(category, split))
+    return frozenset(
+        text for category in CATEGORIES for split in ("val", "locked") for text in prompts(category, split)
+    )
 
 
 def draw_training_prompt(category: str, random: Random) -> Prompt:

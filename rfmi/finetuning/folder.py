@@ -2,8 +2,10 @@
 
     pytorch_lora_weights.safetensors   the adapter, for `pipeline.load_lora_weights(folder)`
     README.md                          the model card
-    training.json                      settings, losses, validation, versions: written last, it vouches for the rest
+    training.json                      settings, losses, validation, versions
     checkpoint.safetensors             where a longer training goes on; it may be removed
+
+`training.json` is written last and vouches for the rest.
 """
 
 import hashlib

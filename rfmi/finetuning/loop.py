@@ -81,7 +81,7 @@ def loop(
     """The training of the adapter in a transformer, and its steps, which are taken as they are asked for.
 
     anchor: values of the adapter's parameters in the model that the training is held against, None for no adapter.
-    Where memory runs out, fewer images go through the network at once, from then on; MemoryError where not even one can.
+    Where memory runs out, fewer images go through the network at once from then on; MemoryError where not even one can.
     """
     state, trained = process_state(), list(parameters.values())
     rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}

@@ -30,8 +30,8 @@ class FinetuningSettings:
     targets: ends of the names of the layers that are adapted, None for the family's attention projections.
     noise_level: mean and deviation of logit(sigma).
     weighting: `advantage`: advantages are made of the scores themselves. `verdict`: of 1 and 0, an image failing whose
-        score is more than `failing` deviations below the upper quartile of its prompt's. `top`: all images alike, by flow
-        matching, as published.
+        score is more than `failing` deviations below the upper quartile of its prompt's. `top`: all images alike, by
+        flow matching, as published.
     temperature: advantages are deviations from the prompt's mean over this.
     failing: of `verdict`, in deviations within prompts.
     largest_deviation: advantages are cut there, in deviations within prompts, and centred again; scores have long
@@ -70,7 +70,7 @@ class FinetuningSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name in COUNTS and not (_is_whole(value) and value >= 1 or value is None and name in OPTIONAL):
+            if name in COUNTS and not ((_is_whole(value) and value >= 1) or (value is None and name in OPTIONAL)):
                 raise ValueError(f"{name} is {value}; give a whole number of at least 1")
             if name in POSITIVE and not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} is {value}; give a number above 0")
@@ -85,7 +85,11 @@ class FinetuningSettings:
         if not _is_whole(self.seed) or self.seed < 0:
             raise ValueError(f"seed is {self.seed!r}; give a whole number of at least 0")
         levels = self.noise_level if isinstance(self.noise_level, tuple | list) else ()
-        if len(levels) != 2 or not all(_is_number(level) and abs(level) < math.inf for level in levels) or levels[1] <= 0:
+        if (
+            len(levels) != 2
+            or not all(_is_number(level) and abs(level) < math.inf for level in levels)
+            or levels[1] <= 0
+        ):
             raise ValueError(f"noise_level is {self.noise_level}; give a mean and a deviation above 0")
         if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
             raise ValueError(f"targets is {self.targets!r}; give a tuple of ends of layers' names, or None")

@@ -156,7 +156,7 @@ def _check_origin(selection: Selection, transformer: nn.Module) -> None:
 
 
 def _start_digest(folder: Path) -> str:
-    """A short hash of the LoRA in a folder. Raises FileNotFoundError where there is none, ValueError for a damaged one."""
+    """A short hash of the LoRA in a folder. FileNotFoundError where there is none, ValueError for a damaged one."""
     if not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} holds no {WEIGHTS} to start from; give the folder of a finished fine-tuning")
     if (folder / RECORD).is_file():

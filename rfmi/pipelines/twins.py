@@ -1,4 +1,4 @@
-"""Whether two transformers are the same up to the rounding of their weights, as those of one model in two dtypes are."""
+"""Whether two transformers are the same up to the rounding of their weights, as those of one model in two dtypes."""
 
 import math
 
@@ -30,7 +30,9 @@ def sketch_of(transformer: nn.Module) -> str:
                     n += 1
     norm = math.sqrt(squares) or 1.0
     numbers = [math.log(norm), *(total / norm for total in sums)]
-    return " ".join([short_hash([type(network).__name__, config]), *(str(round(number, 5) + 0.0) for number in numbers)])
+    return " ".join(
+        [short_hash([type(network).__name__, config]), *(str(round(number, 5) + 0.0) for number in numbers)]
+    )
 
 
 def are_twins(one: str, other: str) -> bool:

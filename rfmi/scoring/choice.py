@@ -104,10 +104,12 @@ def choose_score(
         first = seed + 2 * images * i
         noise, labels = field.noise(range(first, first + 2 * images)), torch.full((2 * images,), i)
         begun = nearest[i].repeat(images)[:images]
-        x = torch.cat([
-            sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
-            _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
-        ])
+        x = torch.cat(
+            [
+                sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
+                _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
+            ]
+        )
         levels = 1 - torch.tensor(LEVELS, dtype=torch.float64)
         errors = re_noising_errors(field, x, [labels, None], times=levels, noises=noises, seed=first, guidance=GUIDED)
         write_tensors(units[i], {"errors": errors.cpu()})
@@ -150,5 +152,7 @@ def failing_of(scores: Tensor, own: int) -> float:
     deviation = (scores[:, :own] - scores[:, :own].mean(1, keepdim=True)).square().mean().sqrt()
     below = (quartile - scores) / deviation
     thresholds = below.flatten().unique()
-    passing = [(below[:, :own] <= each).double().mean() - (below[:, own:] <= each).double().mean() for each in thresholds]
+    passing = [
+        (below[:, :own] <= each).double().mean() - (below[:, own:] <= each).double().mean() for each in thresholds
+    ]
     return float(thresholds[int(torch.stack(passing).argmax())])

@@ -160,8 +160,8 @@ def re_noising_errors(
 
 
 def scores_of(errors: Tensor, method: Method, evaluations: int = 0) -> Scores:
-    """Scores from e (branches, n, levels, noises), as `re_noising_errors` gives them; standard errors from two pairs on, or
-    else NaN.
+    """Scores from e (branches, n, levels, noises), as `re_noising_errors` gives them; standard errors from two pairs
+    on, or else NaN.
 
     The standard error is that of the score with each other branch's share in the mean of likelihoods held fixed.
     """

@@ -48,7 +48,7 @@ def estimate(x, y, seed, settings):
     pytorch_lightning.Trainer = functools.partial(pytorch_lightning.Trainer, **silent)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    np.random.seed(seed)  # the package draws the order of its masks from NumPy's global generator
+    np.random.seed(seed)  # noqa: NPY002 - the package draws the order of its masks from NumPy's global generator
     model = WatchedMINDE(max_epochs=-1, seed=seed, **settings["arguments"])
     model.seconds_allowed = settings["seconds"]
     model.fit(x, y)
