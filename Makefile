@@ -2,6 +2,7 @@
 # make reproduce PROFILE=full    the committed report in reports/ and the outputs in notebooks/, with more prompts and seeds, in about three and a half hours
 # make check                the fast tests, under three minutes
 # make test                 all tests, and every committed notebook executed again at its smallest size and compared
+# make lint                 ruff's checks and format, as pyproject.toml has them
 # make lock                 requirements.lock, anew from pyproject.toml
 
 PYTHON ?= python3.11
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # Two files at a time, the longest first.
 SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: reproduce check test lock
+.PHONY: reproduce check test lint lock
 
 reproduce: $(READY)
 	$(BIN)/python -m lab run --profile $(PROFILE) $(KEPT)
@@ -24,6 +25,10 @@ check: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) notebooks tests --nbval-lax --nbval-current-env --nbval-cell-timeout=900
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # The file .ready is made last: an environment whose making was interrupted has none, and is made anew.
 $(READY): requirements.lock

@@ -34,6 +34,7 @@ class Finetuned:
     """A finished fine-tuning.
 
     folder: for `pipeline.load_lora_weights`.
+    settings: as they were asked for.
     losses: of every step.
     validation: (step, the held-out loss with its sign turned), step 0 before training; empty where none was held out.
     chosen_step: the step whose averaged weights were saved.
@@ -47,8 +48,10 @@ class Finetuned:
 
 
 def read_finetuned(folder: str | Path) -> Finetuned:
-    """A finished fine-tuning. Raises FileNotFoundError for a folder that lacks a part of one, ValueError for one with a
-    damaged file."""
+    """A finished fine-tuning.
+
+    folder: of `rfmi.finetune`. Raises FileNotFoundError where a part of one is missing, ValueError for a damaged file.
+    """
     folder = Path(folder)
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():

@@ -14,12 +14,18 @@ FAMILIES = [STABLE_DIFFUSION_3, AURAFLOW]
 
 
 def register(family: Family) -> None:
-    """Make a family known; a pipeline that is of several is taken to be of the one registered last."""
+    """Make a family known.
+
+    family: a pipeline that is of several is taken to be of the one registered last.
+    """
     FAMILIES.insert(0, family)
 
 
 def family_of(pipeline: DiffusionPipeline) -> Family:
-    """The family of a pipeline. Raises ValueError, with the reason, for one that is no velocity field or not known."""
+    """The family of a pipeline.
+
+    pipeline: loaded. Raises ValueError, with the reason, for one that is no velocity field or not known.
+    """
     if not isinstance(pipeline, DiffusionPipeline):
         raise ValueError(f"pipeline is {shown(pipeline)}; load it, as DiffusionPipeline.from_pretrained(...) does")
     name, scheduler = type(pipeline).__name__, getattr(pipeline, "scheduler", None)
@@ -47,9 +53,10 @@ def sizes_of(
     width: int | None = None,
     max_sequence_length: int | None = None,
 ) -> dict[str, int | None]:
-    """height, width and max_sequence_length by name, as images are drawn with them: the pipeline's own where None was
-    asked for, and None for a length that its family does not have.
+    """height, width and max_sequence_length by name, as images are drawn with them.
 
+    pipeline: of a known family.
+    height, width, max_sequence_length: None for the pipeline's own; a length stays None where its family has none.
     Raises ValueError for a size or length that it cannot take.
     """
     family, config, factor = family_of(pipeline), pipeline.transformer.config, pipeline.vae_scale_factor

@@ -23,7 +23,10 @@ SET_BY_CALLS = ("truncation", "padding")  # of a tokenizer's rules: what its las
 
 
 def identity_of(pipeline: DiffusionPipeline) -> dict[str, str | None]:
-    """A short hash of every component by its name, None for one that is left out; the transformer's with its sketch."""
+    """A short hash of every component by its name, None for one that is left out.
+
+    pipeline: its transformer's hash comes with a sketch, which twins in other dtypes share.
+    """
     identity = {"pipeline": type(pipeline).__name__} | {
         name: None if component is None else short_hash(_facts(component))
         for name, component in sorted(pipeline.components.items())

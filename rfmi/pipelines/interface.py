@@ -17,7 +17,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the transformer is told of n prompts: tensors (n, *) by the names of its arguments."""
+    """What the transformer is told of n prompts.
+
+    tensors: (n, *) by the names of its arguments.
+    """
 
     tensors: Mapping[str, Tensor]
 

@@ -13,10 +13,11 @@ MOST_SHOWN = 60  # letters of a text in a message
 
 
 def prompt_list(prompts: Iterable[str], once: bool = False) -> list[str]:
-    """The prompts of any one-dimensional collection, as a pandas Series, a generator or the keys of a dictionary.
+    """The prompts of a collection as a list.
 
-    once: whether none may be listed twice. Raises ValueError for a single text, a table or a dictionary, and for a
-    prompt that is empty or no text.
+    prompts: of one dimension, as a pandas Series, a generator or the keys of a dictionary.
+    once: whether none may be listed twice.
+    Raises ValueError for a single text, a table or a dictionary, and for a prompt that is empty or no text.
     """
     single = isinstance(prompts, str | bytes | Mapping) or getattr(prompts, "ndim", 1) != 1
     if single or not isinstance(prompts, Iterable):

@@ -42,7 +42,8 @@ BANDS = [(first, last) for first in range(9) for last in range(first + 2, min(fi
 class Choice:
     """A score proposed without a judge.
 
-    method: the score. failing: the threshold for `FinetuningSettings`, in deviations below the upper quartile.
+    method: the score.
+    failing: the threshold for `FinetuningSettings`, in deviations below the upper quartile.
     table: one row a score that was tried: form, lowest and highest noise level, area (value, low, high, n prompts).
     """
 
@@ -104,12 +105,10 @@ def choose_score(
         first = seed + 2 * images * i
         noise, labels = field.noise(range(first, first + 2 * images)), torch.full((2 * images,), i)
         begun = nearest[i].repeat(images)[:images]
-        x = torch.cat(
-            [
-                sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
-                _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
-            ]
-        )
+        x = torch.cat([
+            sample(field, noise[:images], labels[:images], times=times, guidance=guidance),
+            _changed(field, noise[images:], begun, labels[images:], times, guidance, changed_at),
+        ])  # fmt: skip
         levels = 1 - torch.tensor(LEVELS, dtype=torch.float64)
         errors = re_noising_errors(field, x, [labels, None], times=levels, noises=noises, seed=first, guidance=GUIDED)
         write_tensors(units[i], {"errors": errors.cpu()})

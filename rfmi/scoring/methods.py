@@ -46,7 +46,8 @@ class Method:
     null: whether the prompt is held against the null branch.
     prompts: against how many other prompts it is held.
     likelihood: lambda, how much log p(x|y) weighs beside.
-    sigmas: noise levels, or empty for the exact integral by `nodes` nodes.
+    sigmas: noise levels, or empty for the exact integral.
+    nodes: of the integral's quadrature.
     noises: draws of eps at each, one or an even number, since they come in pairs of opposite sign; from four on scores
         have a standard error.
     weights: of the levels, "even", or "exact" for evenly spaced ones.
@@ -133,7 +134,10 @@ METHODS = {
 
 
 def method_named(name: str | Method) -> Method:
-    """The method of a name, or the one given. Raises ValueError, naming all, for another."""
+    """The method of a name.
+
+    name: of `METHODS`, or a method, which is returned. Raises ValueError, naming all, for another.
+    """
     if isinstance(name, Method):
         return name
     if name in PATH_METHODS:

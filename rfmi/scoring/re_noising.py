@@ -39,8 +39,12 @@ Negatives = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores (n,) in float64, the larger the better, their standard errors from the noise drawn (n,), and the network
-    evaluations spent on all of them."""
+    """Scores of n samples.
+
+    values: (n,) in float64, the larger the better.
+    standard_errors: (n,) from the noise drawn.
+    evaluations: of the network, spent on all of them.
+    """
 
     values: Tensor
     standard_errors: Tensor
@@ -104,10 +108,15 @@ def re_noising_scores(
     others: Tensor | None = None,
     batch: int = 32,
 ) -> Scores:
-    """The scores of samples x (n, *) for the prompts `labels` (n,), by a method that needs no trajectory.
+    """The scores of samples for their prompts, by a method that needs no trajectory.
 
-    others: (n, k) labels of the prompts held against, for a method that asks for them. batch: samples at once; it
-    changes nothing but the time. Raises ValueError where such prompts are asked for and not given, or the reverse.
+    field: whose errors are taken.
+    x, labels: (n, *) samples and (n,) prompts of the field.
+    method: which score.
+    seed: of the noises.
+    others: (n, k) labels of the prompts held against, for a method that asks for them.
+    batch: samples at once; it changes nothing but the time.
+    Raises ValueError where other prompts are asked for and not given, or the reverse.
     """
     before, (times, _) = field.evaluations, method.times_and_weights()
     options = {"times": times, "noises": method.noises, "seed": seed, "batch": batch}

@@ -41,7 +41,8 @@ class Pruning:
     those of notebook 04's report, without guidance, 16 candidates each.
 
     seen: the part of their steps after which candidates are looked at.
-    shortcut: long steps that finish a draft. method: the draft's score.
+    shortcut: long steps that finish a draft.
+    method: the draft's score.
     rounds: pairs (finalists, noises more), finalists as whole numbers, or all as shares of the candidates; a score of
         fewer noises stops when it has them all. A first round of the share 1.0 drops no draft: all are finished.
     Raises ValueError for a part outside 0 to 1, no long step, rounds that do not narrow or are not of pairs of noises

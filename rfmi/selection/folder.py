@@ -123,12 +123,20 @@ class Selection:
 
 
 def best(selection: Selection, by: str = "score") -> Selection:
-    """The image of every prompt with the largest value in the column `by`; ValueError as `Selection.scores`."""
+    """The image of every prompt with the largest value.
+
+    selection: of at least one image a prompt.
+    by: a column of it; ValueError as `Selection.scores`.
+    """
     return _one_a_prompt(selection, by, "idxmax")
 
 
 def worst(selection: Selection, by: str = "score") -> Selection:
-    """The image of every prompt with the smallest value in the column `by`; ValueError as `Selection.scores`."""
+    """The image of every prompt with the smallest value.
+
+    selection: of at least one image a prompt.
+    by: a column of it; ValueError as `Selection.scores`.
+    """
     return _one_a_prompt(selection, by, "idxmin")
 
 
@@ -216,8 +224,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_selection(folder: str | Path) -> Selection:
-    """A finished selection. Raises FileNotFoundError for a folder that lacks a part of it, its images included, and
-    ValueError for one with a damaged part; images are looked at when they are read."""
+    """A finished selection, whose images are looked at when they are read.
+
+    folder: of `rfmi.select`. Raises FileNotFoundError where a part is missing, ValueError where one is damaged.
+    """
     folder = Path(folder)
     for name in (SETTINGS, MANIFEST, *PARTS):
         if not (folder / name).is_file():
