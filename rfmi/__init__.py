@@ -12,6 +12,7 @@
     Reward(pipeline, ...)                        the score as a reward for trainers of others
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ _HOMES = {  # imported when they are asked for: torch and diffusers take seconds
 }
 
 __all__ = [*_HOMES]
+
+# Diffusers imports image processors that nothing here uses; without torchvision each says so.
+logging.getLogger("transformers.utils.import_utils").addFilter(lambda said: "torchvision" not in said.getMessage())
 
 
 def __getattr__(name: str) -> object:
