@@ -16,8 +16,18 @@ from scipy.optimize.elementwise import find_root
 from scipy.special import entr, k0, ndtr, ndtri
 
 from lab.oracles import pairs
-from lab.oracles.pairs import counted, geometric, labelled, later_scales, later_shapes, samplers, scaled, series
-from lab.oracles.pairs import truths, vectors
+from lab.oracles.pairs import (
+    counted,
+    geometric,
+    labelled,
+    later_scales,
+    later_shapes,
+    samplers,
+    scaled,
+    series,
+    truths,
+    vectors,
+)
 
 N_DRAWN, BLOCKS = 200_000, 100
 TURN = 2 * np.pi
@@ -538,9 +548,7 @@ RATIOS = {
         near(y, np.array([[0], [3], [1], [4], [2]]), 0.5), x[:, 0].astype(int), 1 / 5
     ),
     "embeddings in twelve columns": lambda x, y: direction((x @ samplers.rotation(12, 12).T * y).sum(axis=1), 12, 0.4),
-    "five shares and four": lambda x, y: normals(
-        log_shares(x, 54, 3)[:, :3], log_shares(y, 43, 2), [0.9, 0.7, 0.4]
-    ),
+    "five shares and four": lambda x, y: normals(log_shares(x, 54, 3)[:, :3], log_shares(y, 43, 2), [0.9, 0.7, 0.4]),
     "turned bodies": bodies,
     "softmax of ten columns": ten_columns,
     "two moons": moons,
@@ -715,7 +723,10 @@ def _ratings(correlation):
 
 def _yes(z_slope, bias):
     """Chance of a label, and mean entropy of it given a normal."""
-    chance = lambda z: 1 / (1 + np.exp(-z_slope * z - bias))
+
+    def chance(z):
+        return 1 / (1 + np.exp(-z_slope * z - bias))
+
     mean = integrate.quad(lambda z: stats.norm.pdf(z) * chance(z), -9, 9)[0]
     return mean, integrate.quad(lambda z: stats.norm.pdf(z) * stats.bernoulli(chance(z)).entropy(), -9, 9)[0]
 
@@ -771,9 +782,13 @@ def _long_tail(tail=1.5):
     return stats.entropy(stats.yulesimon.pmf(np.arange(1, 200_000), tail)) - given
 
 
-def _chosen(prior=np.array([0.3, 0.4, 0.5, 0.6, 0.8, 1.2])):
+def _chosen():
     """Every share is a beta variable."""
-    integrand = lambda x, a: x * np.log(x) * stats.beta.pdf(x, a, prior.sum() - a)
+    prior = np.array([0.3, 0.4, 0.5, 0.6, 0.8, 1.2])
+
+    def integrand(x, a):
+        return x * np.log(x) * stats.beta.pdf(x, a, prior.sum() - a)
+
     return stats.entropy(prior) + sum(integrate.quad(integrand, 0, 1, args=(a,))[0] for a in prior)
 
 

@@ -347,7 +347,7 @@ def test_neighbours_of_two_labels_say_what_their_table_says(k):
 
 
 def test_a_table_says_what_entropies_by_grassbergers_series_say():
-    """G(0) = 0, G(1) = -gamma - log 2, G(2) = 2 - gamma - log 2, G(2 m + 1) = G(2 m), G(2 m + 2) = G(2 m) + 2 / (2 m + 1)."""
+    """G(1) = -gamma - log 2, G(2) = 2 + G(1), G(2 m + 1) = G(2 m), G(2 m + 2) = G(2 m) + 2 / (2 m + 1)."""
     g = {1: -np.euler_gamma - np.log(2), 2: 2 - np.euler_gamma - np.log(2)}
     for count in range(3, 301):
         g[count] = g[count - 1] if count % 2 else g[count - 2] + 2 / (count - 1)

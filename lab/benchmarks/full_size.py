@@ -26,10 +26,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 import rfmi
 from lab.benchmarks.finetuning_speed import our_loop, seconds_of
 from lab.worlds import load_world
+from rfmi.files import write_atomically
 from rfmi.finetuning import FinetuningSettings
 from rfmi.finetuning.pairs import Pairs
 from rfmi.pipelines import PipelineField
-from rfmi.files import write_atomically
 from rfmi.runs import versions
 from rfmi.sampling import path_scores
 

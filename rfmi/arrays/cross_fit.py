@@ -58,7 +58,7 @@ class CrossFit:
         base = GaussianBase(correlations)
         if indicators:
             places = _stacked([m.y_coordinates(np.eye(y.shape[1]))[:, : y_in.shape[2]] for m in maps], device)
-            counts = _stacked([y[r].sum(0)[None] + 0.5 for r in rows], device)  # a fold may know nothing of a rare label
+            counts = _stacked([y[r].sum(0)[None] + 0.5 for r in rows], device)  # not zero: a fold may lack a label
             prior = counts / counts.sum(-1, keepdim=True)
             base = GaussianBase(correlations, correlations * base.partner(places), prior)
         shortest = min(len(r) for r in rows)

@@ -78,9 +78,7 @@ def flow_information(
     half, full, scorings, length = base, base, 0, steps
     for round_number in range(ROUNDS):
         checks = {round(share * length): least for share, least in SMALLEST_Z.items()} if not round_number else {}
-        training = train(
-            network, split.base, split.x, split.y, split.training_rows, steps=length, generator=generator
-        )
+        training = train(network, split.base, split.x, split.y, split.training_rows, steps=length, generator=generator)
         bar = tqdm(training, total=length, disable=not progress, delay=5, mininterval=5)
         for step, averaged in enumerate(bar, 1):
             if step not in checks and step < length:
@@ -114,6 +112,4 @@ def z_of(values: np.ndarray) -> float:
 def _answer(half: Forms, pairs: np.ndarray, change, fitting, network, evaluations) -> FlowInformation:
     spread = max(float(part.std(ddof=1)) for part in (pairs, half["re_noising"]))
     error = float(np.hypot(*fitting))
-    return FlowInformation(
-        float(pairs.mean()), spread / len(pairs) ** 0.5, error, half, change, network, evaluations
-    )
+    return FlowInformation(float(pairs.mean()), spread / len(pairs) ** 0.5, error, half, change, network, evaluations)

@@ -12,7 +12,7 @@ Pairs are dealt to the folds one by one, but for two kinds of rows:
 import numpy as np
 from scipy.stats import rankdata
 
-from rfmi.arrays.inputs import repeated
+from rfmi.arrays import inputs
 
 MEMORY_Z = 5.0  # correlations of both sides with the row before, in standard errors
 BLOCKS = 20
@@ -51,7 +51,7 @@ def held_together(x: np.ndarray, y: np.ndarray, remembering: np.ndarray | None) 
     n = len(x)
     if remembering is not None:
         return remembering * BLOCKS // n
-    groups = repeated(x, y)
+    groups = inputs.repeated(x, y)
     rows = np.unique(groups, return_index=True)[1]
     columns = [column[rows] for side in (x, y) if side.ndim == 2 for column in side.T]
     rounded = any(len(np.unique(column)) < ROUNDED_SHARE * len(rows) for column in columns)
@@ -67,3 +67,18 @@ def deal(groups: np.ndarray, folds: int, seed: int) -> np.ndarray:
     fold = np.empty(len(names), dtype=np.int64)
     fold[shuffled] = (np.cumsum(counts[shuffled]) - 1) * folds // len(groups)
     return fold[place]
+
+
+def about_rows(x: np.ndarray, y: np.ndarray, factor: float, repeated: int) -> dict[str, str]:
+    """What must be known of the rows, name to sentence; `repeated`: how many pairs repeat others."""
+    said = {}
+    if factor > 1:
+        worth = f"{len(x)} rows are worth {len(x) / factor:.0f} independent ones, as each remembers those before it"
+        said["rows_remember"] = f"{worth}; the interval allows for it, the value is less certain than it says"
+    if repeated:
+        said["repeated_pairs"] = f"{repeated} pairs repeat others; drop those that are one observation stored twice"
+    rare = sum(int((np.bincount(side) < inputs.FEWEST_PAIRS).sum()) for side in (x, y) if side.ndim == 1)
+    if rare:
+        rare_labels = f"{rare} labels have" if rare > 1 else "1 label has"
+        said["rare_labels"] = f"{rare_labels} fewer than {inputs.FEWEST_PAIRS} pairs; merge them or get more pairs"
+    return said

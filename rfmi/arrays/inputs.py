@@ -80,8 +80,9 @@ def repeated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def check_settings(n: int, seed: int, folds: int, steps: int) -> None:
     """Raises ValueError for settings that are not whole, too small, or too large for n pairs."""
-    most = 2**63 - 1
-    for name, value, least, most in (("seed", seed, 0, most), ("folds", folds, 2, n // 10), ("steps", steps, 20, most)):
+    largest = 2**63 - 1
+    asked = ("seed", seed, 0, largest), ("folds", folds, 2, n // 10), ("steps", steps, 20, largest)
+    for name, value, least, most in asked:
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
         if not whole or not least <= value <= most:
             raise ValueError(f"{name} is {shown(value)}; choose a whole number from {least} to {most}")
@@ -143,7 +144,7 @@ def _check_rows(x_shape: tuple[int, int], y_shape: tuple[int, int]) -> None:
     (n, d_x), (n_y, d_y) = x_shape, y_shape
     both_turned = d_x == d_y >= SMALLEST_N > max(n, n_y)
     for name, rows, columns, other_rows in (("x", n, d_x, n_y), ("y", n_y, d_y, n)):
-        if both_turned or rows < columns and (rows == 1 or columns == other_rows):
+        if both_turned or (rows < columns and (rows == 1 or columns == other_rows)):
             looks = f"{name} has {counted(rows, 'row')} of {columns} values and looks transposed"
             raise ValueError(f"{looks}; pass a row for each pair, {name} of shape ({columns}, {rows})")
     if n != n_y:

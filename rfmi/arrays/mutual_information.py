@@ -26,8 +26,8 @@ from sklearn.base import BaseEstimator
 
 from rfmi.arrays import inputs
 from rfmi.arrays.cross_fit import CrossFit
-from rfmi.arrays.flow import FlowInformation, flow_information, z_of
-from rfmi.arrays.folds import deal, held_together, variance_factor
+from rfmi.arrays.flow import flow_information, z_of
+from rfmi.arrays.folds import about_rows, deal, held_together, variance_factor
 from rfmi.arrays.neighbours import Opinion, neighbour_opinion, table_information
 from rfmi.arrays.order import Order
 from rfmi.arrays.supports import Support
@@ -138,7 +138,7 @@ class MutualInformationEstimator(BaseEstimator):
         fold = deal(groups, folds, self.seed)
         self._split = CrossFit.of(target, condition, fold, 1 in (x.ndim, y.ndim), generator, device)
         self._flow = flow_information(self._split, steps, seed=self.seed, generator=generator, progress=self.progress)
-        self.result_ = self._result(opinion, order, factor, _about_rows(x, y, factor, repeated))
+        self.result_ = self._result(opinion, order, factor, about_rows(x, y, factor, repeated))
         return self
 
     def score_pairs(self, x, y) -> np.ndarray:
@@ -239,18 +239,3 @@ class MutualInformationEstimator(BaseEstimator):
             moved = f"the flow's value still moved by {flow.change:.3f} nats in the second half of training"
             said["training_length"] = f"{moved}; raise steps"
         return said
-
-
-def _about_rows(x: np.ndarray, y: np.ndarray, factor: float, repeated: int) -> dict[str, str]:
-    """Diagnostics of the rows, before anything is fitted."""
-    said = {}
-    if factor > 1:
-        worth = f"each row remembers those before it, so that {len(x)} rows are worth {len(x) / factor:.0f} independent ones"
-        said["rows_remember"] = f"{worth}; the interval allows for it, the value is less certain than it says"
-    if repeated:
-        said["repeated_pairs"] = f"{repeated} pairs repeat others; drop those that are one observation stored twice"
-    rare = sum(int((np.bincount(side) < inputs.FEWEST_PAIRS).sum()) for side in (x, y) if side.ndim == 1)
-    if rare:
-        rare_labels = f"{rare} labels have" if rare > 1 else "1 label has"
-        said["rare_labels"] = f"{rare_labels} fewer than {inputs.FEWEST_PAIRS} pairs; merge them or get more pairs"
-    return said

@@ -125,7 +125,7 @@ def _ellipsoids(unit: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
     if np.linalg.cond(null[:, pivots]) > 1e6:
         return []
     found = []
-    for relation, pivot in zip(np.linalg.solve(null[:, pivots], null), pivots, strict=True):
+    for relation in np.linalg.solve(null[:, pivots], null):
         columns = np.flatnonzero(np.abs(relation[:d]) > SMALLEST_ELLIPSOID)
         squares, linear = relation[columns], relation[d + columns]
         centre = -linear / (2 * squares)

@@ -7,8 +7,7 @@ from itertools import combinations
 from random import Random
 
 from lab.worlds.shapes.phrases import MAX_OBJECTS, Phrase, Prompt
-from lab.worlds.shapes.words import CATEGORIES, COLORS, OPPOSITE, RARE, RELATIONS, RELATIONS_OF, SHAPES, SIZES
-from lab.worlds.shapes.words import TEXTURES
+from lab.worlds.shapes.words import CATEGORIES, COLORS, OPPOSITE, RARE, RELATIONS, RELATIONS_OF, SHAPES, SIZES, TEXTURES
 
 VALUES = {"shape": SHAPES, "color": COLORS, "texture": TEXTURES, "size": SIZES}
 _SAID = {"bigger": "size", "smaller": "size", "same_color": "color", "different_color": "color"}  # by a relation
