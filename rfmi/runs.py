@@ -3,35 +3,40 @@
 import json
 import os
 import platform
-import re
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
 import torch
+from filelock import SoftFileLease, Timeout
 from tqdm import tqdm
 
-from rfmi.files import MACHINE, disk_space, is_whole, read_record, write_record, writer
+from rfmi.files import MACHINE, disk_space, is_whole, read_record, write_record
 
 Unit = TypeVar("Unit")
 SETTINGS = "settings.json"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
-SECONDS_BETWEEN_SIGNS = 30.0  # of life that a claim gives; without any for 15 minutes, its machine is taken for dead
-SECONDS_TO_SIGN = 10.0  # most between a claim's first appearance and its process's name in it
+SECONDS_OF_A_CLAIM = 300.0  # without a sign of life, after which its machine is taken for dead
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and the claims of this machine's processes that are no more."""
-    for path in [*folder.glob("*.tmp"), *folder.glob("*.claim")]:
-        if not _is_at_work(path):
+    for path in folder.glob(f"*.{MACHINE}.*.tmp"):
+        if not psutil.pid_exists(int(path.stem.rpartition(".")[2])):
             path.unlink(missing_ok=True)
+    for path in folder.glob("*.claim"):
+        with suppress(FileNotFoundError):
+            claim = path.stat()
+            if not claim.st_size and time.time() - claim.st_mtime > SECONDS_OF_A_CLAIM:
+                path.unlink()  # nobody's: the machine failed before a name was in it
+        with suppress(Timeout), _claim(path.with_suffix("")):  # a dead process's is taken, and given back
+            pass
 
 
 def check_same(there: Mapping[str, Any], asked: Mapping[str, Any], place: Path, free: Sequence[str] = ()) -> None:
@@ -124,19 +129,18 @@ def deal(
     wait: False ends where others are at work on all that is left.
     """
     missing = dict(paths)
+    claims = {unit: _claim(path) for unit, path in paths.items()}
     with tqdm(desc=description, total=len(paths), mininterval=5.0, delay=5.0) as bar:
         while missing:
             left = {}
             for unit, path in missing.items():
                 done = whole(path)
-                if not done and _claimed(path):
-                    try:
+                if not done:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with suppress(Timeout), disk_space(path.parent), claims[unit]:
                         if not whole(path):
-                            with _refreshed(_claim(path)):
-                                yield unit
+                            yield unit
                         done = path.exists()
-                    finally:
-                        _claim(path).unlink(missing_ok=True)
                 if done:
                     bar.update()
                 else:
@@ -148,59 +152,6 @@ def deal(
             missing = left
 
 
-def _claim(path: Path) -> Path:
-    return path.with_name(f"{path.name}.claim")
-
-
-@contextmanager
-def _refreshed(claim: Path) -> Iterator[None]:
-    """Keeps a claim's time fresh: other machines cannot look for its process."""
-    ended = threading.Event()
-
-    def refresh() -> None:
-        while not ended.wait(SECONDS_BETWEEN_SIGNS):
-            with suppress(OSError):
-                os.utime(claim)
-
-    threading.Thread(target=refresh, daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
-def _claimed(path: Path) -> bool:
-    """Whether this process takes a unit: nobody has, or somebody who is no more."""
-    claim = _claim(path)
-    claim.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):
-        try:
-            with disk_space(claim.parent), open(claim, "x", encoding="utf-8") as file:
-                file.write(writer())
-            return True
-        except FileExistsError:
-            if _is_at_work(claim):
-                return False
-            claim.unlink(missing_ok=True)
-        except OSError:
-            claim.unlink(missing_ok=True)
-            raise
-    return False
-
-
-def _is_at_work(path: Path) -> bool:
-    """Whether the process that a temporary file or a claim names may be at work still; elsewhere by its time."""
-    try:
-        text, written = path.name if path.suffix == ".tmp" else path.read_text(encoding="utf-8"), path.stat().st_mtime
-        if not text:  # taken at this moment, or by a process that died before it wrote its name
-            return time.time() - written < SECONDS_TO_SIGN
-        named = re.search(rf"{re.escape(MACHINE)}\.(\d+)", text)
-        if named is None:
-            return time.time() - written < 30 * SECONDS_BETWEEN_SIGNS
-        process = psutil.Process(int(named[1]))
-        own = process.create_time() < written + 1  # and not a later process that was given its number
-        return own and process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, psutil.NoSuchProcess):
-        return False
-    except psutil.AccessDenied:
-        return True
+def _claim(path: Path) -> SoftFileLease:
+    """What whoever makes a file holds meanwhile, without waiting for it; `Timeout` where another does."""
+    return SoftFileLease(path.with_name(f"{path.name}.claim"), lease_duration=SECONDS_OF_A_CLAIM, timeout=0)
