@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 
+from rfmi.checks import check_guidance
 from rfmi.evaluation_folder import (
     IMAGES,
     KEYS,
@@ -33,7 +34,7 @@ from rfmi.judging import Features, Judge, ask, identities
 from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
 from rfmi.files import read_tensors
 from rfmi.runs import own_device, work_on
-from rfmi.sampling import check_guidance, sample
+from rfmi.sampling import sample
 from rfmi.statistics import mean_of_categories
 
 Evaluations = Evaluation | Sequence[Evaluation]

@@ -18,7 +18,6 @@ samples against it.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Integral, Real
 
 import torch
 
@@ -111,16 +110,3 @@ def _steps(times: torch.Tensor) -> list[tuple[float, float]]:
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.double() * b.double()).flatten(1).sum(1)
-
-
-def check_guidance(scale: float) -> None:
-    """Raises ValueError for a guidance scale that is no finite number of 0 or more."""
-    if not isinstance(scale, Real) or not 0 <= scale < float("inf"):
-        raise ValueError(f"guidance is {scale}; give a number of 0 or more, 1 for none")
-
-
-def whole_number(name: str, value: int, least: int) -> int:
-    """The value as a plain int; ValueError, by its name, for one that is no whole number or below the least."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {value}; give a whole number of {least} or more")
-    return int(value)

@@ -11,11 +11,11 @@ import torch
 from rfmi.arrays.inputs import (
     FEWEST_PAIRS,
     MOST_LABELS,
-    check_device,
     check_settings,
     pair,
     repeated,
 )
+from rfmi.checks import check_device
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -378,7 +378,7 @@ def test_discrete_y_is_checked(value):
 def test_settings_are_checked(name, value):
     settings = {"n": 200, "seed": 0, "folds": 5, "steps": 300} | {name: value}
     said = refusal(check_settings, **settings)
-    assert said.startswith(f"{name} is ") and "; choose " in said
+    assert said.startswith(f"{name} is ") and "; give " in said
 
 
 def test_whole_settings_of_any_type_are_taken():
@@ -388,5 +388,5 @@ def test_whole_settings_of_any_type_are_taken():
 
 @pytest.mark.parametrize("device", ["nowhere", "cuda:99", "meta", torch.device("meta"), None, 3.5, ["cpu"]])
 def test_a_device_that_is_not_there_is_refused(device):
-    assert "not to be had here" in refusal(check_device, device)
+    assert "which is not here" in refusal(check_device, device)
     assert check_device("cpu") == check_device(torch.device("cpu")) == torch.device("cpu")

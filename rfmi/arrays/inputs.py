@@ -14,10 +14,10 @@ integers that float64 would make equal are refused. Equal pairs are no fault: `r
 
 import numpy as np
 import pandas as pd
-import torch
 from pandas.api.types import is_any_real_numeric_dtype
 
-from rfmi.arrays.tables import counted, floats, read_table, shown
+from rfmi.arrays.tables import counted, floats, read_table
+from rfmi.checks import shown, whole_number
 
 SMALLEST_N = 50
 MOST_LABELS = 20
@@ -80,21 +80,9 @@ def repeated(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def check_settings(n: int, seed: int, folds: int, steps: int) -> None:
     """Raises ValueError for settings that are not whole, too small, or too large for n pairs."""
-    largest = 2**63 - 1
-    asked = ("seed", seed, 0, largest), ("folds", folds, 2, n // 10), ("steps", steps, 20, largest)
-    for name, value, least, most in asked:
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
-        if not whole or not least <= value <= most:
-            raise ValueError(f"{name} is {shown(value)}; choose a whole number from {least} to {most}")
-
-
-def check_device(device: str | torch.device) -> torch.device:
-    """The device, or a ValueError where this machine has none from which numbers can be read."""
-    try:
-        torch.zeros(1, device=device).item()
-        return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        raise ValueError(f"device {shown(str(device))} is not to be had here; pass device='cpu'") from error
+    whole_number("seed", seed, 0, 2**63 - 1)
+    whole_number("folds", folds, 2, n // 10)
+    whole_number("steps", steps, 20)
 
 
 def _ready(table: pd.DataFrame, name: str, discrete: bool | None) -> tuple[np.ndarray, Classes]:

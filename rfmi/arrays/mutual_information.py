@@ -31,6 +31,7 @@ from rfmi.arrays.folds import about_rows, deal, held_together, variance_factor
 from rfmi.arrays.neighbours import Opinion, neighbour_opinion, table_information
 from rfmi.arrays.order import Order
 from rfmi.arrays.supports import Support
+from rfmi.checks import check_device
 from rfmi.estimators import Estimate
 
 RESOLVED_CORRELATION = 0.99
@@ -115,7 +116,7 @@ class MutualInformationEstimator(BaseEstimator):
 
     def fit(self, x, y) -> Self:
         """Estimates I(X; Y) and keeps the fields; arguments and errors are those of `estimate_mutual_information`."""
-        device = inputs.check_device(self.device)
+        device = check_device(self.device)
         x, y, self._classes = inputs.pair(x, y, discrete_y=self.discrete_y)
         n = len(x)
         folds = (5 if n < 2500 else 3 if n < 7500 else 2) if self.folds is None else self.folds

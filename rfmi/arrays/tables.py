@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rfmi.checks import shown
+
 EXACT_INTEGER = 2**53
 MISSING_TEXT = ("nan", "<NA>", "NaT")  # what numpy and pandas write among text for what is missing
 ADVICE = {"c": "its real and imaginary parts as columns", "M": "seconds since the first, or text"}
@@ -71,13 +73,6 @@ def floats(array: np.ndarray, place: str) -> np.ndarray:
 
 def counted(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else noun + 's'}"
-
-
-def shown(value) -> str:
-    """A value in a message: plain, short and on one line."""
-    value = value.item() if isinstance(value, np.generic) else value
-    text = repr(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _converted(values) -> tuple[np.ndarray, list | None, bool]:

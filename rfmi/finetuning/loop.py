@@ -30,7 +30,7 @@ from rfmi.fields import interpolate
 from rfmi.finetuning.pairs import Batch, Pairs, draw_batch
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family
-from rfmi.pipelines.devices import computing_dtype
+from rfmi.pipelines.interface import computing_dtype
 from rfmi.pipelines.memory import MicroBatches
 from rfmi.runs import process_state
 from rfmi.training import CHECKPOINT, Training, train

@@ -9,6 +9,8 @@ sigma / (1 + (s - 1) sigma), which is a mean larger by log s.
 import math
 from dataclasses import dataclass
 
+from rfmi.checks import whole_number
+
 CHOICES = {"weighting": ("verdict", "advantage", "top"), "mixed_precision": ("no", "bf16", "fp16")}
 COUNTS = ("steps", "batch", "gradient_accumulation", "rank", "alpha", "checkpoint_steps", "validation_every")
 POSITIVE = ("learning_rate", "largest_gradient_norm", "temperature", "failing", "largest_deviation")
@@ -70,8 +72,8 @@ class FinetuningSettings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name in COUNTS and not ((_is_whole(value) and value >= 1) or (value is None and name in OPTIONAL)):
-                raise ValueError(f"{name} is {value}; give a whole number of at least 1")
+            if name in COUNTS and not (value is None and name in OPTIONAL):
+                whole_number(name, value, 1)
             if name in POSITIVE and not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} is {value}; give a number above 0")
             if name in NOT_NEGATIVE and not (_is_number(value) and value >= 0):
@@ -82,8 +84,7 @@ class FinetuningSettings:
                 raise ValueError(f"{name} is {value!r}; choose from {', '.join(CHOICES[name])}")
         if not (_is_number(self.averaging) and 0 <= self.averaging < 1):
             raise ValueError(f"averaging is {self.averaging}; give a share from 0 to below 1")
-        if not _is_whole(self.seed) or self.seed < 0:
-            raise ValueError(f"seed is {self.seed!r}; give a whole number of at least 0")
+        whole_number("seed", self.seed, 0)
         levels = self.noise_level if isinstance(self.noise_level, tuple | list) else ()
         if (
             len(levels) != 2
@@ -109,12 +110,8 @@ class FinetuningSettings:
         return min(1.0, (step + 1) / max(1, self.warmup))
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: object) -> bool:
-    return _is_whole(value) or isinstance(value, float)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # RFMI, arXiv 2503.14358, and its code: on the best of 50 candidates, keep=1

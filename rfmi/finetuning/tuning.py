@@ -14,13 +14,14 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
+from rfmi.checks import check_device
 from rfmi.finetuning.adapter import adapted_layers, adapter_in, load_lora
 from rfmi.finetuning.folder import RECORD, WEIGHTS, Finetuned, digest, is_finished, read_finetuned, write_folder
 from rfmi.finetuning.loop import check_processes, loop
 from rfmi.finetuning.pairs import Pairs, training_pairs
 from rfmi.finetuning.settings import FinetuningSettings
 from rfmi.pipelines import Family, family_of, fingerprint
-from rfmi.pipelines.devices import check_device, computing_dtype
+from rfmi.pipelines.interface import computing_dtype
 from rfmi.pipelines.twins import are_twins, sketch_of
 from rfmi.runs import process_state, remove_leftovers
 from rfmi.selection import Selection, read_selection
@@ -117,8 +118,7 @@ def _place(device: torch.device | str | None, before: torch.device) -> torch.dev
     state = process_state()
     if device is None or state.num_processes > 1:
         return state.device if state.num_processes > 1 else before
-    check_device(device)
-    return torch.empty(0, device=device).device
+    return check_device(device)
 
 
 def _parts(selection: Selection, hold_out: int | None) -> tuple[Selection, Selection | None]:

@@ -4,11 +4,10 @@ from numbers import Integral
 
 from diffusers import DiffusionPipeline
 
+from rfmi.checks import shown, whole_number
 from rfmi.pipelines.auraflow import AURAFLOW
 from rfmi.pipelines.interface import Family
-from rfmi.pipelines.prompts import shown
 from rfmi.pipelines.stable_diffusion_3 import STABLE_DIFFUSION_3
-from rfmi.sampling import whole_number
 
 FAMILIES = [STABLE_DIFFUSION_3, AURAFLOW]
 

@@ -22,13 +22,12 @@ from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
-from rfmi.pipelines.devices import check_device, computing_dtype
+from rfmi.checks import check_device, shown, whole_number
 from rfmi.pipelines.families import family_of, sizes_of
 from rfmi.pipelines.images import as_tensor
-from rfmi.pipelines.interface import Conditioning
+from rfmi.pipelines.interface import Conditioning, computing_dtype
 from rfmi.pipelines.memory import MicroBatches
-from rfmi.pipelines.prompts import check_told_apart, prompt_list, shown
-from rfmi.sampling import whole_number
+from rfmi.pipelines.prompts import check_told_apart, prompt_list
 
 PROMPTS_AT_ONCE, IMAGES_AT_ONCE = 32, 16
 
@@ -69,8 +68,7 @@ class PipelineField:
         if not isinstance(negative_prompt, str):
             raise ValueError(f"negative_prompt is {shown(negative_prompt)}; give one text, empty for none")
         if device is not None:
-            check_device(device)
-            pipeline = pipeline.to(device)
+            pipeline = pipeline.to(check_device(device))
         self.pipeline, factor = pipeline, pipeline.vae_scale_factor
         height, width = self.sizes["height"], self.sizes["width"]
         self.shape = (pipeline.transformer.config.in_channels, height // factor, width // factor)

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ class Conditioning:
         return cls({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
 
 
+def computing_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype that a network computes in: its own, or, where it is quantised, its first tensor's that is not."""
+    dtypes = (each.dtype for each in (module, *module.parameters(), *module.buffers()))
+    return next((each for each in dtypes if each.is_floating_point and each.itemsize > 1), torch.float32)
+
+
 def scheduler_times(pipeline: DiffusionPipeline, steps: int, shape: tuple[int, int, int]) -> Tensor:
     """t = 1 - sigma (steps + 1,), float64, as the pipeline's call sets its scheduler for latents (C, h, w)."""
     scheduler, patch = deepcopy(pipeline.scheduler), pipeline.transformer.config.patch_size
@@ -76,7 +82,7 @@ class Family:
 
     pipeline_class: type[DiffusionPipeline]
     encode_prompts: Callable[..., Conditioning]
-    velocity: Callable[[torch.nn.Module, Tensor, Tensor, Conditioning], Tensor]
+    velocity: Callable[[nn.Module, Tensor, Tensor, Conditioning], Tensor]
     usual_length: Callable[[DiffusionPipeline], int] | None = None
     times: Callable[[DiffusionPipeline, int, tuple[int, int, int]], Tensor] = scheduler_times
     lora_targets: tuple[str, ...] = (

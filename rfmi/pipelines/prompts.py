@@ -3,13 +3,11 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 
+from rfmi.checks import shown
 from rfmi.pipelines.interface import Conditioning
-
-MOST_SHOWN = 60  # letters of a text in a message
 
 
 def prompt_list(prompts: Iterable[str], once: bool = False) -> list[str]:
@@ -47,13 +45,3 @@ def check_told_apart(texts: Sequence[str], conditioning: Conditioning) -> None:
         if other is not text:
             said = f"the text encoders make the same of the prompts {shown(other)} and {shown(text)}"
             raise ValueError(f"{said}, which they cut or spell alike; leave one out, or shorten both")
-
-
-def shown(value: Any) -> str:
-    """A value for a message: of a long text the beginning and the end, of anything that is no text its kind."""
-    if value is None or isinstance(value, int | float):
-        return str(value)
-    if not isinstance(value, str):
-        return f"a {type(value).__name__}"
-    half = MOST_SHOWN // 2
-    return repr(value if len(value) <= MOST_SHOWN else f"{value[:half]} ... {value[-half:]}")

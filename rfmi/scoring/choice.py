@@ -18,10 +18,11 @@ from diffusers import DiffusionPipeline
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from rfmi.checks import check_guidance, whole_number
 from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
 from rfmi.files import read_tensors, write_tensors
 from rfmi.runs import own_device, work_on
-from rfmi.sampling import check_guidance, sample, whole_number
+from rfmi.sampling import sample
 from rfmi.scoring.methods import PASSING_QUANTILE, Method, check_noises
 from rfmi.scoring.re_noising import nearest_prompts, re_noising_errors, scores_of
 from rfmi.statistics import bootstrap_mean

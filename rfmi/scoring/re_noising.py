@@ -26,11 +26,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from rfmi.checks import shown, whole_number
 from rfmi.fields import guided, interpolate
 from rfmi.pipelines import PipelineField, prompt_list
 from rfmi.pipelines.images import as_tensor
-from rfmi.pipelines.prompts import shown
-from rfmi.sampling import whole_number
 from rfmi.scoring.methods import DEFAULT_METHOD, Method, method_named
 
 STREAM = 0x52464D49  # added to seeds: the image of a seed starts from that seed's noise, and is not scored by it

@@ -13,9 +13,9 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
+from rfmi.checks import check_guidance, whole_number
 from rfmi.pipelines import PipelineField, identity_of, prompt_list, sizes_of
 from rfmi.runs import own_device, work_on
-from rfmi.sampling import check_guidance, whole_number
 from rfmi.scoring import PATH_METHODS, Method, method_named
 from rfmi.scoring.methods import DEFAULT_METHOD
 from rfmi.scoring.re_noising import Negatives, field_and_others, texts_against
