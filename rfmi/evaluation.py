@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 
-from rfmi.checks import check_guidance
+from rfmi.checks import check_guidance, shown, whole_number
 from rfmi.evaluation_folder import (
     IMAGES,
     KEYS,
@@ -142,8 +142,7 @@ def judge_folder(
     there, cut or changed, for a judge or features that do not fit, and where `output` holds something else; TypeError
     for a judge's column that JSON cannot hold.
     """
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; judge at least one image at once")
+    whole_number("batch", batch, 1)
     folder, output = Path(folder), Path(output)
     there = settings_of(folder)
     counts, prompts_a_unit = there["prompts_by_category"], there["images_a_file"] // there["images_per_prompt"]
@@ -193,13 +192,10 @@ def _checked(prompts: Mapping[str, Iterable[str]], images_per_prompt: int, guida
     """The prompts as lists; ValueError for what cannot be drawn."""
     lists = isinstance(prompts, Mapping) and not any(isinstance(texts, str) for texts in prompts.values())
     if not lists or not prompts:
-        example = '{"color": ["a red circle"]}'
-        raise ValueError(f"prompts are lists by category; give at least one prompt for each, as in {example}")
-    if images_per_prompt < 1:
-        raise ValueError(f"images_per_prompt is {images_per_prompt}; draw at least one image of each prompt")
+        raise ValueError('prompts are lists by category; give at least one prompt to each: {"color": ["a circle"]}')
+    whole_number("images_per_prompt", images_per_prompt, 1)
     check_guidance(guidance)
     for category, texts in prompts.items():
         if not re.fullmatch(r"[\w -]{1,60}", str(category)):
-            said = f"the category {str(category)[:60]!r} names files"
-            raise ValueError(f"{said}; use up to 60 letters, digits, spaces, _ and - only")
+            raise ValueError(f"the category {shown(category)} names files; use 1 to 60 letters, digits, spaces, _, -")
     return {category: prompt_list(texts, once=True) for category, texts in prompts.items()}

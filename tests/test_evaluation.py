@@ -636,7 +636,7 @@ def test_categories_weigh_alike_whatever_their_number_of_prompts(found):
         ({"prompts": {}}, "at least one prompt"),
         ({"prompts": PROMPTS | {"texture": []}}, "at least one prompt"),
         ({"prompts": {"color": ["a red circle"] * 2}}, "listed 2 times"),
-        ({"images_per_prompt": 0}, "at least one image"),
+        ({"images_per_prompt": 0}, "images_per_prompt is 0"),
         ({"prompts": {"color": "a red circle"}}, "lists by category"),
         ({"prompts": ["a red circle"]}, "lists by category"),
         ({"prompts": {"color/red": ["a red circle"]}}, "names files"),

@@ -67,18 +67,19 @@ def select(
     pruning = Pruning() if prune is True else prune or None
     check_guidance(guidance)
     candidates = whole_number("candidates", candidates, 1)
+    if pruning and method in PATH_METHODS:
+        raise ValueError(f"{method!r} scores whole paths and leaves nothing out; do not prune, or take a `Method`")
     if keep is None:
         keep = 1 if pruning and pruning.drops_drafts(candidates, 1) else candidates
     recipe = Recipe(
         candidates=candidates,
-        keep=whole_number("keep", keep, 0),
+        keep=whole_number("keep", keep, 1, candidates),
         method=method if method in PATH_METHODS else method_named(method),
         guidance=float(guidance),
-        steps=whole_number("steps", steps, 0),
+        steps=whole_number("steps", steps, 3),
         seed=whole_number("seed", seed, 0),
         pruning=pruning,
     )
-    _check(recipe)
     prompts, folder = prompt_list(prompts, once=True), Path(output)
     against = texts_against(prompts, recipe.method, negatives)
     sizes = sizes_of(pipeline, height, width, max_sequence_length)
@@ -99,15 +100,3 @@ def select(
         drawn = draw_candidates(field, i, own, None if others is None else others[i])
         write_unit(folder, i, prompts[i], drawn, field.decode(drawn.latents), own.seed)
     return finish_folder(folder, len(prompts), lambda: encoded()[0].conditioning)
-
-
-def _check(recipe: Recipe) -> None:
-    if not 1 <= recipe.keep <= recipe.candidates:
-        n = recipe.candidates
-        raise ValueError(f"{recipe.keep} of {n} candidates cannot be kept; keep 1 to {n}")
-    if recipe.steps < 3:
-        raise ValueError(f"steps is {recipe.steps}; draw images with at least 3 steps")
-    if recipe.pruning is not None and isinstance(recipe.method, str):
-        raise ValueError(
-            f"{recipe.method!r} scores whole paths, so that nothing can be left out; do not prune, or take a `Method`"
-        )
