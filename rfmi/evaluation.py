@@ -149,8 +149,7 @@ def judge_folder(
     sources, units = (unit_paths(place, counts, prompts_a_unit) for place in (folder, output))
     missing = [path.name for path in sources.values() if not path.exists()]
     if missing:
-        said = f"the evaluation in {folder} is not finished: {missing[0]} is not there"
-        raise ValueError(f"{said}; run `rfmi.evaluate` again, which goes on where it was")
+        raise ValueError(f"{folder} is not finished: {missing[0]} is not there; call `rfmi.evaluate`, which goes on")
     facts = {unit: read_tensors(path)[1] for unit, path in sources.items()}
     firsts = {category: facts[category, 0]["rows"][0]["prompt"] for category in counts}
     digests = hashlib.sha256(json.dumps([each["images"] for each in facts.values()]).encode()).hexdigest()

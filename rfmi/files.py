@@ -34,8 +34,7 @@ def disk_space(folder: Path) -> Iterator[None]:
             raise
         for leftover in folder.glob(f"*.{writer()}.tmp"):
             leftover.unlink(missing_ok=True)
-        sentence = f"the disk of {folder} is full; make room and call again, which goes on where it was"
-        raise OSError(errno.ENOSPC, sentence) from error
+        raise OSError(errno.ENOSPC, f"the disk of {folder} is full; make room and call again") from error
 
 
 @contextmanager

@@ -173,10 +173,8 @@ def train(
         training.add(take_step(step))
         if validate is not None and (last or done % validation_every == 0):
             training.look(validate)
-        if checkpoint_steps:
-            due = done % checkpoint_steps == 0
-        else:
-            due = time.monotonic() - last_written > checkpoint_seconds
+        by_time = time.monotonic() - last_written > checkpoint_seconds
+        due = done % checkpoint_steps == 0 if checkpoint_steps else by_time
         if (due or last) and writes:
             training.write(checkpoint, run, scaler)
             last_written = time.monotonic()

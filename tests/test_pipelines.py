@@ -638,7 +638,7 @@ def test_what_is_no_pipeline_is_refused_everywhere(pipeline, tmp_path):
     [
         ({"guidance": -3}, "guidance is -3"),
         ({"guidance": float("nan")}, "guidance is nan"),
-        ({"guidance": "4"}, "guidance is 4; give a number"),
+        ({"guidance": "4"}, "guidance is '4'; give a number"),
         ({"guidance": None}, "guidance is None"),
         ({"seed": -5}, "seed is -5; give a whole number"),
         ({"seed": 1.5}, "seed is 1.5"),
@@ -913,7 +913,7 @@ def test_embeddings_stay_on_the_cpu_and_each_row_moves_once(small, monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        (torch.tensor([0, 2, 1]), "run from 0 to 2, but the 2 prompts"),
+        (torch.tensor([0, 2, 1]), "run from 0 to 2; give 0 to 1"),
         (torch.tensor([0, -1, 1]), "run from -1"),
         (torch.tensor([0, 1]), "give 3 integers"),
         (torch.tensor([0.0, 1.0, 1.0]), "float32"),

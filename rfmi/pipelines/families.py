@@ -36,14 +36,12 @@ def family_of(pipeline: DiffusionPipeline) -> Family:
         said = f"{name} samples with {type(scheduler).__name__}, which is made for predictions of noise"
         raise ValueError(f"{said}; take a rectified-flow pipeline, or give it a FlowMatchEulerDiscreteScheduler")
     if getattr(pipeline.transformer.config, "guidance_embeds", False):
-        said = f"{name} has its guidance distilled into the transformer and so no null branch to hold a prompt against"
-        raise ValueError(f"{said}; take a pipeline that is guided by a negative prompt")
+        raise ValueError(f"{name} has its guidance distilled and no null branch; take one with a negative prompt")
     for family in FAMILIES:
         if isinstance(pipeline, family.pipeline_class):
             return family
     known = " and ".join(family.pipeline_class.__name__ for family in FAMILIES)
-    said = f"{name} is of no family that is known, which are {known}"
-    raise ValueError(f"{said}; `rfmi.pipelines.register` takes a new one of about 30 lines, as auraflow.py has them")
+    raise ValueError(f"{name} is of no family known, which are {known}; `rfmi.pipelines.register` takes a new one")
 
 
 def sizes_of(

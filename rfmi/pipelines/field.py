@@ -201,8 +201,7 @@ class PipelineField:
         if labels.shape != (n,) or labels.is_floating_point() or labels.dtype == torch.bool:
             raise ValueError(f"labels are {labels.dtype} of shape {tuple(labels.shape)}; give {n} integers, one a row")
         if labels.min() < 0 or labels.max() >= len(self.prompts):
-            said = f"labels run from {labels.min()} to {labels.max()}"
-            raise ValueError(f"{said}, but the {len(self.prompts)} prompts are numbered from 0")
+            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; give 0 to {len(self.prompts) - 1}")
         return labels.long()
 
 
