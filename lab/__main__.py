@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,32 @@ def run_command(arguments: argparse.Namespace) -> int:
         return FAILED
     print(f"the report is in {output / 'index.html'}")
     return SUCCESS
+
+
+def render_command(arguments: argparse.Namespace) -> int:
+    """Make the pages of a report again, of what its notebooks and records hold."""
+    from lab.study.runner import render_again
+
+    output = Path(arguments.output).expanduser().resolve()
+    render_again(output)
+    print(f"the report is in {output / 'index.html'}")
+    return SUCCESS
+
+
+def compare_command(arguments: argparse.Namespace) -> int:
+    """Print the results that differ between two reports; FAILED where one does by more than its interval allows."""
+    from lab.study.numbers import AGREEING, compare
+
+    try:
+        rows = compare(Path(arguments.one), Path(arguments.other))
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    counts = Counter(each.verdict for each in rows)
+    for each in rows:
+        if each.verdict != "equal":
+            print(f"{each.verdict:10}  {each.key}  {each.one}  {each.other}")
+    print(f"{len(rows)} results: {', '.join(f'{n} {verdict}' for verdict, n in sorted(counts.items()))}")
+    return SUCCESS if {*counts} <= AGREEING else FAILED
 
 
 def sweep_command(arguments: argparse.Namespace) -> int:
@@ -130,6 +157,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="write the executed notebooks over their sources, as `make reproduce` does"
     )
     adder.set_defaults(command=run_command)
+
+    adder = commands.add_parser("render", help="make the pages of a report again, without running anything")
+    adder.add_argument("--output", default="reports", metavar="FOLDER", help="the report folder (default: reports)")
+    adder.set_defaults(command=render_command)
+
+    adder = commands.add_parser("compare", help="print the results that differ between two reports")
+    adder.add_argument("one", metavar="A", help="a report folder")
+    adder.add_argument("other", metavar="B", help="another one")
+    adder.set_defaults(command=compare_command)
 
     adder = commands.add_parser("sweep", help="run a grid of parameters, with a report folder for each point")
     adder.add_argument("grid", help="a YAML file; lab/sweep.py says what is in it")

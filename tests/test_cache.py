@@ -26,7 +26,8 @@ import lab.study.code as code_module
 from lab import study
 from lab.paths import repository_root
 from lab.study.code import Meaning, canonical, code_version, digest
-from lab.study.units import BACKEND, SECONDS_FILE, Unit, seconds_of_units
+from lab.study.provenance import cost_of_units
+from lab.study.units import BACKEND, SECONDS_FILE, Unit
 from rfmi.selection import Pruning
 
 UNITS = [{"n": 5, "seed": seed} for seed in range(4)]
@@ -367,9 +368,10 @@ def test_what_units_cost_is_told_also_when_nothing_is_computed_again(tmp_path, m
         study.run(rest, units[:1])  # the same unit, counted once
         study.run(rest, [{**units[0], "folder": str(tmp_path / "c")}], cached=False)
         study.together(partial(rest, str(tmp_path / "d"), 0.3))
-    first, again = (seconds_of_units(tmp_path / name) for name in ("first", "again"))
-    assert first == again and 1.2 <= first < 2.4
-    assert seconds_of_units(tmp_path / "nobody") == 0
+    first, again = (cost_of_units(tmp_path / name) for name in ("first", "again"))
+    assert first == again and 1.2 <= sum(each["seconds"] for each in first) < 2.4
+    assert [(each["kind"], each["units"], len(each["code"])) for each in first] == [("rest", 3, 16), ("together", 1, 16)]
+    assert cost_of_units(tmp_path / "nobody") == []
 
 
 def deal_out(folder: str) -> list[str]:

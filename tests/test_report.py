@@ -3,6 +3,7 @@ asked for.
 """
 
 import json
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lab.paths import output_folder
-from lab.study import figures, report
+from lab.study import figures, numbers, pages, report
 
 
 @pytest.fixture
@@ -34,7 +35,92 @@ def test_results_are_written_sorted_and_readable(tmp_path):
     text = (tmp_path / "results" / "small.json").read_text()
     assert json.loads(text) == {"a": {"5000": 0.1, "none": None}, "b": [0, 1], "estimates": [[1, 2.5, "x"]]}
     assert text.index('"a"') < text.index('"b"') < text.index('"estimates"')
-    assert [path.name for path in (tmp_path / "results").iterdir()] == ["small.json"]
+    table = pd.read_csv(tmp_path / "results" / "small.csv", index_col="key")
+    assert table.value.to_dict()["a/5000"] == "0.1" and table.value["estimates/1/2"] == "2.5"
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"small.csv", "small.json"}
+
+
+def test_every_number_has_its_row_and_its_interval():
+    rows = numbers.flat(
+        {
+            "gain": {"value": 1, "low": 0, "high": 2, "n": 5, "base": 0.5},
+            "area": {"path": 0.4, "all": 0.5},
+            "area_interval": {"path": [0.3, 0.6]},
+            "share": 0.2,
+            "share_interval": [0.1, 0.3],
+            "fit": {"mae": 3, "mae_low": 2, "mae_high": 4},
+            "table": [
+                {"form": "a", "bias": 0.1, "time": 0.05, "low": 0.0, "high": 0.2, "n": 7},
+                {"form": "a", "bias": 0.1, "time": 0.9, "low": 0.0, "high": 0.2, "n": 7},
+            ],
+            "outside": [{"value": 5.0, "low": 0.0, "high": 1.0}],
+            "seeds": [3, 4],
+            "none": None,
+        }
+    )
+    assert {row.key: tuple(row)[1:] for row in rows} == {
+        "gain/value": (1, 0, 2, 5),
+        "gain/base": (0.5, None, None, None),
+        "area/path": (0.4, 0.3, 0.6, None),
+        "area/all": (0.5, None, None, None),
+        "share": (0.2, 0.1, 0.3, None),
+        "fit/mae": (3, 2, 4, None),
+        "table/a 1/bias": (0.1, 0.0, 0.2, 7),
+        "table/a 1/time": (0.05, None, None, None),
+        "table/a 2/bias": (0.1, 0.0, 0.2, 7),
+        "table/a 2/time": (0.9, None, None, None),
+        "outside/1/value": (5.0, 0.0, 1.0, None),
+        "seeds/1": (3, None, None, None),
+        "seeds/2": (4, None, None, None),
+        "none": (None, None, None, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "verdict"),
+    [
+        ((1.0,), (1.0 + 1e-9,), "equal"),
+        ((1.0,), (1.1,), "differs"),
+        ((1.0, 0.9, 1.1), (1.2, 1.05, 1.3), "within"),
+        ((1.0, 0.9, 1.1), (1.2, 1.15, 1.3), "beyond"),
+        ((1.0, 0.9, 1.1), (1.05,), "within"),
+        ((1.15,), (1.0, 0.9, 1.1), "beyond"),
+        (("a",), ("b",), "differs"),
+        ((None,), (1.0,), "differs"),
+        ((True,), (False,), "differs"),
+    ],
+)
+def test_two_numbers_agree_where_their_intervals_meet(one, other, verdict):
+    assert numbers.verdict(numbers.Row("x", *one), numbers.Row("x", *other)) == verdict
+
+
+def test_times_are_no_results():
+    assert numbers.verdict(numbers.Row("fit/seconds", 1.0), numbers.Row("fit/seconds", 2.0)) == "time"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("| a | $|x|_1$ |\n|---|---|\n| b | $\\|y\\|$ |", ["<table>", "<td>b</td>"]),
+        ("a sum\n$x\n- \\sigma$ over two lines", ["over two lines"]),
+        ("$$L = \\big\\| u - v \\big\\|^2$$", ['display="block"', "‖"]),
+        ("## The form $u$", ['id="The-form-"', 'href="#The-form-"']),
+    ],
+)
+def test_formulas_are_mathml_wherever_they_stand(text, left):
+    page = pages.markdown(text)
+    assert "<math" in page and not re.search(r"[\\$]|zformula", page)
+    assert all(part in page for part in left) and "<ul>" not in page
+
+
+def test_code_and_sums_of_money_are_no_formulas():
+    page = pages.markdown("`$x$` costs $5 or $6\n\n```\n$y$\n```")
+    assert "<math" not in page and "$x$" in page and "$5 or $6" in page and "$y$" in page
+
+
+def test_a_formula_without_mathml_is_refused():
+    with pytest.raises(ValueError, match="unheardof.* has no MathML"):
+        pages.markdown("$\\unheardof x$")
 
 
 @pytest.mark.parametrize("output", ["", None])
@@ -53,13 +139,27 @@ def test_a_figure_keeps_its_caption_and_alt_text(tmp_path, shown):
     assert page.index("<img") < page.index("<figcaption>A &lt; B.</figcaption>")
     assert shown[0]["text/plain"] == 'Falls from "1" to 0.'
     assert (tmp_path / "figures" / "small.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figures" / "small.svg").read_text().startswith("<?xml")
     assert not plt.fignum_exists(figure.number)
 
 
-def test_the_same_figure_gives_the_same_bytes(shown):
+def test_no_figure_is_large_and_pictures_are_no_svg(tmp_path, shown, monkeypatch):
+    noise = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    grid = figures.picture_grid(noise, [""] * 12, columns=4, inch=2.0)
+    report.show(grid, name="grid", caption="Noise.", alt="Noise.", output=str(tmp_path))
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["grid.png"]
+    assert (tmp_path / "figures" / "grid.png").stat().st_size <= report.LARGEST
+    monkeypatch.setattr(report, "LARGEST", 5000)
+    report.show(draw_figure(), name="small", caption="A line.", alt="A falling line.", output=str(tmp_path))
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"grid.png", "small.png"}
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path, shown):
+    drawn = []
     for _ in range(2):
-        report.show(draw_figure(), name="small", caption="A line.", alt="A falling line.", output="")
-    assert shown[0] == shown[1]
+        report.show(draw_figure(), name="small", caption="A line.", alt="A falling line.", output=str(tmp_path))
+        drawn.append((tmp_path / "figures" / "small.svg").read_bytes())
+    assert shown[0] == shown[1] and drawn[0] == drawn[1]
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from lab import __main__ as command_line
 from lab.paths import notebooks_folder, repository_root
-from lab.study import pages, runner
-from lab.study.code import digest
+from lab.study import fingerprints, pages, runner
+from lab.study.fingerprints import executed
+from lab.study.units import BACKEND
 from lab.study.profiles import Job, Refusal, choose_notebooks, default_parameters, numbered_notebooks, plan
 from lab.study.units import BACKEND
 
@@ -194,15 +195,11 @@ def test_a_report_from_first_run_to_changed_parameter(study, tmp_path, caplog):
     page, index = (output / "01_small.html").read_text(), (output / "index.html").read_text()
     assert '<figure id="small_draws"' in page and 'A line of "draws".' in page
     assert re.search(r"<figcaption>\s*The draws &lt;in order&gt;\.\s*</figcaption>", page)
-    assert 'src="figures/small_draws.png" alt="A line of &#34;draws&#34;."' in index
-    for text in (
-        "A small study",
-        "Is the mean of $n$ draws small?",
-        "The mean of 5 draws is small.",
-        "n_samples = 5",
-        "results/small.json",
-    ):
+    assert 'src="thumbnails/01_small.png" alt="A line of &#34;draws&#34;."' in index
+    for text in ("A small study", "<mi>n</mi>", "The mean of 5 draws is small.", "n_samples = 5", "results/small.json"):
         assert text in index
+    assert "results/small.csv" in index and (output / "thumbnails" / "01_small.png").is_file()
+    assert {*json.loads((output / "records" / "01_small.json").read_text())["code"]} > {"cells", "rfmi", "data"}
     assert "02_second" not in index
     executed = nbformat.read(output / "notebooks" / "01_small.ipynb", as_version=4)
     nbformat.validate(executed)
@@ -235,7 +232,8 @@ def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypat
     (output / "records").mkdir(parents=True)
     page, source = output / "01_small.html", job.notebook.read_text()
     page.write_text("page")
-    record = {"fingerprint": runner.fingerprint(job), "files": ["01_small.html"], "executed": digest(source)}
+    outputs = executed(nbformat.reads(source, as_version=4))
+    record = {"fingerprint": runner.fingerprint(job), "files": ["01_small.html"], "executed": outputs}
     (output / "records" / "01_small.json").write_text(json.dumps(record))
     assert not runner.is_finished(job, output, keep=True)  # nothing says that it was made here
     runner.made_here(job, output).write(record["fingerprint"])
@@ -245,13 +243,14 @@ def test_what_ends_a_finished_notebook_being_finished(study, tmp_path, monkeypat
     (changed,) = plan(study, profile="smoke", names=["01"], overrides=[("scale", "2")])
     assert not runner.is_finished(changed, output, keep=True)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "code_version", lambda *modules: "other code")
+        patch.setattr(fingerprints, "code_version", lambda *modules: "other code")
         assert not runner.is_finished(job, output, keep=True)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "data_digests", lambda folder: {"other": "data"})
+        patch.setattr(fingerprints, "data_digests", lambda folder: {"other": "data"})
         assert not runner.is_finished(job, output, keep=True)
+    printed = json.dumps([nbformat.v4.new_output("stream", text="large")])
     for part in ("The mean of", '"outputs": []'):  # what it says, and the outputs that it holds
-        job.notebook.write_text(source.replace(part, part.replace("mean", "average").replace("[]", "[{}]"), 1))
+        job.notebook.write_text(source.replace(part, part.replace("mean", "average").replace("[]", printed), 1))
         assert not runner.is_finished(job, output, keep=True)
     job.notebook.write_text(source)
     assert runner.is_finished(job, output, keep=True)
@@ -363,7 +362,7 @@ def test_a_killed_report_goes_on_to_the_same_numbers(write_notebook, tmp_path, c
     resumed = json.loads((output / "results" / "slow.json").read_text())
     seconds = json.loads((output / "records" / "01_slow.json").read_text())["seconds_of_units"]
     assert seconds > 11 * 0.2  # those of the killed run as well
-    assert "its units of work took" in (output / "01_slow.html").read_text()
+    assert re.search(r"<td>unit</td><td>12</td><td>\d+ s</td><td><code>\w{16}<", (output / "01_slow.html").read_text())
     monkeypatch.setenv("RFMI_CACHE", str(tmp_path / "empty"))
     assert command_line.main([*words, "fast"]) == command_line.SUCCESS
     assert json.loads((output / "results" / "slow.json").read_text()) == resumed
@@ -488,8 +487,110 @@ def test_a_verdict_is_what_the_cells_of_that_tag_say():
         markdown("## Limits\n\nNone."),
     ]
     said = pages.summarise(nbformat.v4.new_notebook(cells=cells), "01_small")
-    assert said["title"] == "A verdict in the title" and said["question"] == ""
+    assert said["title"] == "A verdict in the title" and said["question"] == said["answer"] == ""
     assert said["verdict"] == "All hold:\n\nwithin 0.05  \nwithin 0.10"
+
+
+def test_the_answer_stands_below_the_title_and_the_main_figure_first():
+    markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+
+    def shown(name):
+        html = f'<figure id="{name}"><img src="data:," alt="of {name}"></figure>'
+        return [nbformat.v4.new_output("display_data", data={"text/html": html})]
+
+    cells = [
+        markdown("# A title\n\n**Yes.**"),
+        markdown("## Question\n\nIs it?\n\nThis is how."),
+        code("first()", outputs=shown("first")),
+        code("second()", outputs=shown("second"), metadata={"tags": ["main"]}),
+    ]
+    said = pages.summarise(nbformat.v4.new_notebook(cells=cells), "01_small")
+    assert (said["answer"], said["question"]) == ("**Yes.**", "Is it?\n\nThis is how.")
+    assert said["figures"] == [{"name": name, "alt": f"of {name}"} for name in ("second", "first")]
+
+
+@pytest.fixture
+def report(study, tmp_path, monkeypatch):
+    """The folder of a report whose notebook, kept in `study`, was run when its code and data were as they are."""
+    monkeypatch.setattr(fingerprints, "data_digests", lambda folder: {"some": "data"})
+    path, output = study / "01_small.ipynb", tmp_path / "reports"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="The mean of 3 draws is small.")]
+    nbformat.write(notebook, path)
+    runner.write_record(
+        output,
+        {
+            "name": "01_small",
+            "profile": "smoke",
+            "parameters": {},
+            "seconds": 1.0,
+            "seconds_of_units": 0,
+            "provenance": {"date": "today", "commit": "0", "machine": "m", "versions": {}},
+            "files": ["results/small.json"],
+            "notebook": "../notebooks/01_small.ipynb",
+            "code": fingerprints.own_code(notebook) | fingerprints.parts_of_code(),
+            "executed": executed(notebook),
+        },
+    )
+    (output / "results").mkdir()
+    (output / "results" / "small.json").write_text('{"mean": {"value": 0.5, "low": 0.1, "high": 0.9, "n": 3}}')
+    return output
+
+
+def said_of_changes(report, capsys) -> str:
+    """What a page says at its top when it is made again."""
+    assert command_line.main(["render", "--output", str(report)]) == command_line.SUCCESS
+    capsys.readouterr()
+    found = re.search(r'<p class="changed">\s*(.*?)\s*</p>', (report / "01_small.html").read_text())
+    return found[1] if found else ""
+
+
+def test_pages_are_made_again_without_a_run_and_say_what_has_changed_since(report, study, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "execute", None)  # nothing is run
+    path = study / "01_small.ipynb"
+    text = path.read_text()
+    assert said_of_changes(report, capsys) == ""
+    assert "The mean of 3 draws is small." in (report / "index.html").read_text()
+    assert (report / "results" / "small.csv").read_text() == "key,value,low,high,n\nmean/value,0.5,0.1,0.9,3\n"
+    path.write_text(text.replace("# A small study", "# A new title").replace("draws = scale", "# why\\ndraws = scale"))
+    assert said_of_changes(report, capsys) == ""
+    assert "A new title" in (report / "index.html").read_text()
+    assert "A new title" in (report / "01_small.html").read_text()
+    path.write_text(text.replace("is small", "is smaller"))
+    assert said_of_changes(report, capsys) == "Changed since this was computed: outputs."
+    path.write_text(text.replace("default_rng(0)", "default_rng(1)"))
+    assert said_of_changes(report, capsys) == "Changed since this was computed: cells."
+    path.write_text(text)
+    monkeypatch.setattr(fingerprints, "code_version", lambda part: "other")
+    assert said_of_changes(report, capsys).startswith("Changed since this was computed: rfmi, lab.oracles")
+    record = runner.read_record(report, "01_small")
+    del record["code"]  # as of an older version
+    runner.write_record(report, record)
+    assert "may have changed" in said_of_changes(report, capsys)
+
+
+def test_a_report_that_is_not_there_is_not_made_again(report, study, tmp_path, capsys):
+    for folder, message in ((tmp_path, "holds no report"), (report, "is not there; run 01_small again")):
+        (study / "01_small.ipynb").unlink(missing_ok=True)
+        assert command_line.main(["render", "--output", str(folder)]) == command_line.REFUSED
+        assert message in capsys.readouterr().err
+
+
+def test_two_reports_are_compared_by_their_intervals(report, tmp_path, capsys):
+    other = tmp_path / "other"
+    (other / "results").mkdir(parents=True)
+    for value, state, verdict in ((0.5, command_line.SUCCESS, "equal"), (1.0, command_line.SUCCESS, "within")):
+        result = {"mean": {"value": value, "low": value - 0.4, "high": value + 0.4, "n": 3}}
+        (other / "results" / "small.json").write_text(json.dumps(result))
+        assert command_line.main(["compare", str(report), str(other)]) == state
+        assert f"1 results: 1 {verdict}" in capsys.readouterr().out
+    (other / "results" / "small.json").write_text('{"mean": {"value": 2.0, "low": 1.5, "high": 2.5}, "new": 1}')
+    assert command_line.main(["compare", str(report), str(other)]) == command_line.FAILED
+    told = capsys.readouterr().out
+    assert re.search(r"beyond +small/mean/value +0.5 \(0.1 to 0.9\) +2 \(1.5 to 2.5\)", told)
+    assert re.search(r"only in B +small/new +- +1", told)
+    assert command_line.main(["compare", str(report), str(tmp_path / "nowhere")]) == command_line.REFUSED
+    assert "nowhere holds no results" in capsys.readouterr().err
 
 
 def test_no_run_writes_the_committed_report_unless_it_is_named(monkeypatch, tmp_path):

@@ -1,13 +1,20 @@
-"""Where a result comes from: versions, commit, machine and date, as plain values for a report or a table."""
+"""Where a result comes from: versions, commit, machine, date and units of work, as plain values for a report."""
 
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import psutil
+import torch
 
 from lab.paths import repository_root
 from rfmi.runs import versions
+
+PROCESSORS = Path("/proc/cpuinfo")  # where Linux names them
 
 
 def commit() -> str:
@@ -24,12 +31,34 @@ def commit() -> str:
         return "unknown"
 
 
+def machine() -> str:
+    """System, processors, memory and accelerators, in words."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    named = re.search(r"^model name\s*: (.+)$", PROCESSORS.read_text() if PROCESSORS.exists() else "", re.MULTILINE)
+    processors = f"{usable} processors" + (f" ({named[1]})" if named else "")
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join([f"{platform.system()} {platform.machine()}", processors, memory, *cards])
+
+
 def provenance(revision: str = "") -> dict[str, Any]:
     """Versions, machine, date in UTC, and the commit, which is asked for where no `revision` is given."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": revision or commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {processors} processors",
+        "machine": machine(),
         "versions": versions(),
     }
+
+
+def cost_of_units(file: Path) -> list[dict[str, Any]]:
+    """What `lab.study.units` noted in a file, each unit once: kind, version of its code, number and seconds in all."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    noted = {key: (kind, code, float(seconds)) for key, kind, code, seconds in map(str.split, lines)}
+    costs: dict[tuple[str, str], list[float]] = {}
+    for kind, code, seconds in noted.values():
+        costs.setdefault((kind, code), []).append(seconds)
+    return [
+        {"kind": kind, "code": code, "units": len(seconds), "seconds": round(sum(seconds), 1)}
+        for (kind, code), seconds in costs.items()
+    ]

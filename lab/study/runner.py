@@ -1,7 +1,7 @@
 """Run the numbered notebooks into the report folder, each one once.
 
 output/
-    index.html, {name}.html        what a reader opens
+    index.html, {name}.html        what a reader opens; thumbnails/ is the index's
     figures/, results/             written by the notebooks themselves
     records/{name}.json            what a notebook says, where it comes from, its fingerprint
     notebooks/{name}.ipynb         as executed; of a run that keeps its outputs, the notebook itself holds them
@@ -10,6 +10,8 @@ A notebook is finished, and skipped, when its record's fingerprint is the presen
 and versions), all its files are there, and the cache knows that it was made here: a report that came with the checkout
 is made again. A notebook and all it writes are moved to the report folder when it is done, so a killed run leaves
 nothing half-written, and goes on at the last finished unit of its work.
+
+Pages and index are made of the executed notebooks and the records alone, and can be made again without a run.
 """
 
 import json
@@ -28,36 +30,20 @@ import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from lab.paths import data_folder
-from lab.study.pages import INJECTED, clean, render, summarise, write_page
-from lab.study.profiles import RESERVED, Job, numbered_notebooks
-from lab.study.provenance import commit, provenance
-from lab.study.code import code_version, digest
-from lab.study.units import SECONDS_FILE, Unit, seconds_of_units
+from lab.study.fingerprints import changed, executed, fingerprint, own_code, parts_of_code
+from lab.study.pages import clean, summarise, write_index, write_page
+from lab.study.profiles import RESERVED, Job, Refusal, numbered_notebooks
+from lab.study.provenance import commit, cost_of_units, provenance
+from lab.study.report import write_table
+from lab.study.units import SECONDS_FILE, Unit
 from rfmi.files import write_atomically
-from rfmi.runs import versions
 
 WRITTEN = "report"  # where a notebook's figures and results are while it runs
-CODE = ("rfmi", "lab.oracles", "lab.worlds", "lab.study")  # what a notebook may use
 log = logging.getLogger("lab")
 
 
 class NotebookFailure(RuntimeError):
     """A notebook did not run to its end; the message names the notebook, the cell and the error."""
-
-
-def data_digests(folder: Path) -> dict[str, str]:
-    """The hash of every committed data file, the cache left out."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: digest(path.read_bytes().hex()) for name, path in files.items() if not name.startswith("cache/")}
-
-
-def fingerprint(job: Job) -> str:
-    """The hash of all that a notebook's outputs depend on; of its cells all but the one that a run has put there."""
-    cells = nbformat.read(job.notebook, as_version=4).cells
-    told = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    sources = [cell for cell in told if INJECTED not in cell[-1]]
-    return digest([sources, job.parameters, code_version(*CODE), data_digests(data_folder()), versions()])
 
 
 def read_record(output: Path, name: str) -> dict[str, Any]:
@@ -68,6 +54,12 @@ def read_record(output: Path, name: str) -> dict[str, Any]:
         return {}
 
 
+def write_record(output: Path, record: dict[str, Any]) -> None:
+    """Write the record of a finished notebook."""
+    text = json.dumps(record, indent=1, ensure_ascii=False)
+    write_atomically(output / "records" / f"{record['name']}.json", text + "\n")
+
+
 def made_here(job: Job, output: Path) -> Unit:
     """What the cache keeps of a finished notebook: that it was made into this folder, with its fingerprint."""
     return Unit("report", {"name": job.name, "output": str(output)})
@@ -76,12 +68,12 @@ def made_here(job: Job, output: Path) -> Unit:
 def is_finished(job: Job, output: Path, keep: bool) -> bool:
     """Whether the notebook's report is there and is what running it again would give."""
     record, made = read_record(output, job.name), made_here(job, output).read() or {}
-    executed = executed_at(job, output, keep)
-    files = [executed, *(output / file for file in record.get("files", []))]
+    notebook = executed_at(job, output, keep)
+    files = [notebook, *(output / file for file in record.get("files", []))]
     return (
         all(file.is_file() for file in files)
         and record.get("fingerprint") == made.get("result") == fingerprint(job)
-        and record.get("executed") == digest(executed.read_text(encoding="utf-8"))
+        and record.get("executed") == executed(nbformat.read(notebook, as_version=4))
     )
 
 
@@ -135,7 +127,7 @@ def execute(job: Job, scratch: Path, failed: Path, seconds_a_cell: int) -> nbfor
 def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revision: str) -> float:
     """Run one notebook into the report folder and write its record last; its seconds. Raises NotebookFailure."""
     state, started = fingerprint(job), time.monotonic()
-    executed, failed = executed_at(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
+    target, failed = executed_at(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
     with tempfile.TemporaryDirectory() as folder:
         scratch, written = Path(folder), Path(folder, WRITTEN)
         written.mkdir()
@@ -144,7 +136,7 @@ def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revisi
             notebook = clean(execute(job, scratch, failed, seconds_a_cell))
         finally:
             del os.environ[SECONDS_FILE]
-        of_units = seconds_of_units(scratch / "seconds")
+        units = cost_of_units(scratch / "seconds")
         files = sorted(path.relative_to(written).as_posix() for path in written.glob("*/*"))
         shutil.copytree(written, output, dirs_exist_ok=True)
     failed.unlink(missing_ok=True)
@@ -155,16 +147,18 @@ def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revisi
         "profile": job.profile,
         "parameters": job.parameters,
         "seconds": round(time.monotonic() - started, 1),
-        "seconds_of_units": of_units,
+        "seconds_of_units": round(sum(each["seconds"] for each in units), 1),
+        "units": units,
         "provenance": provenance(revision),
+        "code": own_code(notebook) | parts_of_code(),
         "files": [*files, f"{job.name}.html"],
-        "notebook": Path(os.path.relpath(executed, output)).as_posix(),
-        "executed": digest(text),
+        "notebook": Path(os.path.relpath(target, output)).as_posix(),
+        "executed": executed(nbformat.reads(text, as_version=4)),
         "fingerprint": state,
     }
-    write_atomically(executed, text)
+    write_atomically(target, text)
     write_page(output / f"{job.name}.html", notebook, record)
-    write_atomically(output / "records" / f"{job.name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_record(output, record)
     made_here(job, output).write(state)
     return record["seconds"]
 
@@ -189,5 +183,29 @@ def run(
                 log.error("%s", failure)
                 failures.append(str(failure))
         records = [read_record(output, name) for name in numbered_notebooks(notebooks)]
-        write_atomically(output / "index.html", render("index.html", records=list(filter(None, records))))
+        write_index(output, list(filter(None, records)))
     return failures
+
+
+def render_again(output: Path) -> None:
+    """Make pages, index and tables of results again from executed notebooks and records, without running anything.
+
+    A page says what has changed since it was computed. Raises Refusal where there is no record, or no notebook of one.
+    """
+    names = sorted(file.stem for file in (output / "records").glob("*.json"))
+    records = [record for name in names if (record := read_record(output, name))]
+    if not records:
+        raise Refusal(f"{output} holds no report (records/*.json); make one with `python -m lab run`")
+    for file in (output / "results").glob("*.json"):
+        write_table(file)
+    present = parts_of_code()
+    for record in records:
+        path = output / record["notebook"]
+        if not path.is_file():
+            raise Refusal(f"the executed notebook {path} is not there; run {record['name']} again")
+        notebook = nbformat.read(path, as_version=4)
+        record |= summarise(notebook, record["name"]) | {"changed": changed(record, notebook, present)}
+        write_page(output / f"{record['name']}.html", notebook, record)
+        record["files"] = sorted({*record["files"], *(file.replace(".json", ".csv") for file in record["files"])})
+        write_record(output, record)
+    write_index(output, records)

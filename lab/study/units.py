@@ -197,7 +197,7 @@ def run(
                     bar.update()
             missing, wait = [unit for unit in missing if unit.key not in entries], True
     for key, unit in by_key.items():
-        note_seconds(key, entries[key]["seconds"] if cached else longest(unit, entries[key]["seconds"]))
+        note_seconds(unit, entries[key]["seconds"] if cached else longest(unit, entries[key]["seconds"]))
     return [entries[unit.key]["result"] for unit in asked]
 
 
@@ -212,7 +212,7 @@ def together(function: Callable[[], Any], workers: int = 1) -> Any:
     started = time.perf_counter()
     calls = [joblib.delayed(one_of_several)(function, i) for i in range(workers)]
     results = dict(parallel(workers, apart=True)(calls))
-    note_seconds(unit.key, longest(unit, workers * (time.perf_counter() - started)))
+    note_seconds(unit, longest(unit, workers * (time.perf_counter() - started)))
     return results[0]
 
 
@@ -235,14 +235,8 @@ def longest(unit: Unit, seconds: float) -> float:
     return kept.write(None, max(seconds, before["seconds"]))["seconds"]
 
 
-def note_seconds(key: str, seconds: float) -> None:
+def note_seconds(unit: Unit, seconds: float) -> None:
     """Tell the runner, where there is one, what a unit that this notebook uses has cost."""
     if os.environ.get(SECONDS_FILE):
         with open(os.environ[SECONDS_FILE], "a", encoding="utf-8") as file:
-            file.write(f"{key} {seconds:.3f}\n")
-
-
-def seconds_of_units(file: Path) -> float:
-    """The seconds noted in a file, those of one unit once."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return round(sum(map(float, dict(line.split() for line in lines).values())), 1)
+            file.write(f"{unit.key} {unit.kind} {unit.code} {seconds:.3f}\n")
