@@ -1,4 +1,5 @@
-"""The command line: `python -m lab run --profile NAME [notebooks...]` makes a report, `python -m lab sweep GRID` many.
+"""The command line: `python -m lab run --profile NAME [notebooks...]` makes a report, `python -m lab sweep GRID` many;
+`render` makes a report's pages again, `compare` says which results of two reports differ.
 
 What takes seconds to import (torch, papermill) is imported when a command has been checked.
 """
@@ -72,7 +73,7 @@ def render_command(arguments: argparse.Namespace) -> int:
     """Make the pages of a report again, of what its notebooks and records hold."""
     from lab.study.runner import render_again
 
-    output = Path(arguments.output).expanduser().resolve()
+    output = Path(arguments.output or repository_root() / "reports").expanduser().resolve()
     render_again(output)
     print(f"the report is in {output / 'index.html'}")
     return SUCCESS
@@ -87,9 +88,11 @@ def compare_command(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise Refusal(str(error)) from None
     counts = Counter(each.verdict for each in rows)
-    for each in rows:
-        if each.verdict != "equal":
-            print(f"{each.verdict:10}  {each.key}  {each.one}  {each.other}")
+    table = [("verdict", "result", "A", "B")]
+    table += [(each.verdict, each.key, each.one, each.other) for each in rows if each.verdict != "equal"]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table if len(table) > 1 else ():
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     print(f"{len(rows)} results: {', '.join(f'{n} {verdict}' for verdict, n in sorted(counts.items()))}")
     return SUCCESS if {*counts} <= AGREEING else FAILED
 
@@ -159,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     adder.set_defaults(command=run_command)
 
     adder = commands.add_parser("render", help="make the pages of a report again, without running anything")
-    adder.add_argument("--output", default="reports", metavar="FOLDER", help="the report folder (default: reports)")
+    adder.add_argument("--output", default="", metavar="FOLDER", help="the report folder (default: the committed one)")
     adder.set_defaults(command=render_command)
 
     adder = commands.add_parser("compare", help="print the results that differ between two reports")

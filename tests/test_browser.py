@@ -30,6 +30,7 @@ SEEN = """(() => {
     not_drawn: formulas.filter(each => !hidden(each) && each.getBoundingClientRect().width < 1).length,
     no_mathml: formulas.filter(each => each.textContent.includes("\\\\") || each.querySelector("merror")).length,
     broken: [...document.images].filter(each => !each.complete || !each.naturalWidth || !each.alt).map(each => each.alt),
+    repeated: document.images.length - new Set([...document.images].map(each => each.src)).size,
     paper: getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number),
   };
 })()"""
@@ -104,7 +105,7 @@ def test_a_page_opens_anywhere(tab, name, width, scheme):
     assert seen["wrong"] == seen["foreign"] == []
     assert seen["too_wide"] <= 0
     assert seen["tex"] == [] and seen["not_drawn"] == seen["no_mathml"] == 0
-    assert seen["broken"] == []
+    assert seen["broken"] == [] and seen["repeated"] == 0
     assert (sum(seen["paper"][:3]) > 3 * 128) == (scheme == "light")
     assert name == "index.html" or seen["formulas"]
 

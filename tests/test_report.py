@@ -6,13 +6,15 @@ import json
 import re
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from lab.paths import output_folder
+from lab.paths import notebooks_folder, output_folder
 from lab.study import figures, numbers, pages, report
+from lab.study.profiles import numbered_notebooks
 
 
 @pytest.fixture
@@ -111,6 +113,14 @@ def test_formulas_are_mathml_wherever_they_stand(text, left):
     page = pages.markdown(text)
     assert "<math" in page and not re.search(r"[\\$]|zformula", page)
     assert all(part in page for part in left) and "<ul>" not in page
+
+
+@pytest.mark.parametrize("path", numbered_notebooks(notebooks_folder()).values(), ids=lambda path: path.stem)
+def test_every_formula_of_the_notebooks_is_mathml(path):
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n\n".join(pages.markdown(cell.source) for cell in cells if cell.cell_type == "markdown")
+    assert "<math" in text
+    assert not re.findall(r".*(?:\\|\$).*", re.sub(r"<(pre|code)>.*?</\1>", "", text, flags=re.DOTALL))
 
 
 def test_code_and_sums_of_money_are_no_formulas():
