@@ -80,7 +80,7 @@ def render_command(arguments: argparse.Namespace) -> int:
 
 
 def compare_command(arguments: argparse.Namespace) -> int:
-    """Print the results that differ between two reports; FAILED where one does by more than its interval allows."""
+    """Print the results that differ: verdict, key, A, B. FAILED where one does by more than its interval allows."""
     from lab.study.numbers import AGREEING, compare
 
     try:
@@ -88,10 +88,9 @@ def compare_command(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise Refusal(str(error)) from None
     counts = Counter(each.verdict for each in rows)
-    table = [("verdict", "result", "A", "B")]
-    table += [(each.verdict, each.key, each.one, each.other) for each in rows if each.verdict != "equal"]
+    table = [(each.verdict, each.key, each.one, each.other) for each in rows if each.verdict != "equal"]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table if len(table) > 1 else ():
+    for row in table:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
     print(f"{len(rows)} results: {', '.join(f'{n} {verdict}' for verdict, n in sorted(counts.items()))}")
     return SUCCESS if {*counts} <= AGREEING else FAILED

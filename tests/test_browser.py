@@ -29,7 +29,7 @@ SEEN = """(() => {
     formulas: formulas.length,
     not_drawn: formulas.filter(each => !hidden(each) && each.getBoundingClientRect().width < 1).length,
     no_mathml: formulas.filter(each => each.textContent.includes("\\\\") || each.querySelector("merror")).length,
-    broken: [...document.images].filter(each => !each.complete || !each.naturalWidth || !each.alt).map(each => each.alt),
+    broken: [...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt).map(each => each.alt),
     repeated: document.images.length - new Set([...document.images].map(each => each.src)).size,
     paper: getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number),
   };

@@ -370,7 +370,10 @@ def test_what_units_cost_is_told_also_when_nothing_is_computed_again(tmp_path, m
         study.together(partial(rest, str(tmp_path / "d"), 0.3))
     first, again = (cost_of_units(tmp_path / name) for name in ("first", "again"))
     assert first == again and 1.2 <= sum(each["seconds"] for each in first) < 2.4
-    assert [(each["kind"], each["units"], len(each["code"])) for each in first] == [("rest", 3, 16), ("together", 1, 16)]
+    assert [(each["kind"], each["units"], len(each["code"])) for each in first] == [
+        ("rest", 3, 16),
+        ("together", 1, 16),
+    ]
     assert cost_of_units(tmp_path / "nobody") == []
 
 

@@ -19,7 +19,6 @@ from lab import __main__ as command_line
 from lab.paths import notebooks_folder, repository_root
 from lab.study import fingerprints, pages, runner
 from lab.study.fingerprints import executed
-from lab.study.units import BACKEND
 from lab.study.profiles import Job, Refusal, choose_notebooks, default_parameters, numbered_notebooks, plan
 from lab.study.units import BACKEND
 

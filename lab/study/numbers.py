@@ -98,11 +98,11 @@ def verdict(one: Row | None, other: Row | None) -> str:
     if one is None or other is None:
         return "only in B" if one is None else "only in A"
     numbers = is_number(one.value) and is_number(other.value)
-    if one.value == other.value or numbers and math.isclose(one.value, other.value, rel_tol=1e-6, abs_tol=1e-12):
+    if one.value == other.value or (numbers and math.isclose(one.value, other.value, rel_tol=1e-6, abs_tol=1e-12)):
         return "equal"
     if one.key.rpartition("/")[-1] in TIMES:
         return "time"
-    if not numbers or one.low is None and other.low is None:
+    if not numbers or (one.low is None and other.low is None):
         return "differs"
     ends = ((row.value, row.value) if row.low is None else (row.low, row.high) for row in (one, other))
     (low, high), (other_low, other_high) = ends
@@ -112,7 +112,7 @@ def verdict(one: Row | None, other: Row | None) -> str:
 def said(row: Row | None) -> str:
     """A row's value and interval, for people."""
     if row is None or not is_number(row.value):
-        return "-" if row is None else str(row.value)
+        return "-" if row is None else str(row.value)[:30]
     return f"{row.value:.6g}" + (f" ({row.low:.4g} to {row.high:.4g})" if row.low is not None else "")
 
 

@@ -33,7 +33,7 @@ PLACE = re.compile(r"zformula(\d+)z")  # of a formula, while Markdown becomes HT
 NAMED = re.compile(r'(?:id|href)="[^"]*"')
 TIDY = {  # what latex2mathml leaves undone: \| after \big, the operator \sim, the space after \log
     r">\\\|<": ">‖<",
-    "<mi>&#x0007E;</mi>": "<mo>∼</mo>",
+    "<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",
     "<mi>log</mi>(?=<m[isf])": '<mi>log</mi><mspace width="0.17em"/>',
 }
 QUESTION = "## Question"  # what a cell begins with that is not tagged so
