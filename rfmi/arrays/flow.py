@@ -8,7 +8,7 @@ lowers V. The base's share is integrated exactly, the network's share by Monte C
 
 1. Where the network adds nothing to the base that held-out pairs can tell, the base alone answers: what it adds, in
    standard errors over pairs, must pass 1 after a quarter of the steps, 1.5 after half of them and 3 at the end;
-   before the end, its held-out loss may not be above the base's by three standard errors. Where it fails, training
+   before the end, its held-out loss may not be above the base's by five standard errors. Where it fails, training
    stops.
 2. Where the held-out loss still falls in the second half of the steps, by more than two standard errors, as many steps
    again follow, twice at most and up to 5,000 in all.
@@ -34,7 +34,7 @@ from tqdm import tqdm
 from rfmi.arrays.cross_fit import DRAWS, CrossFit, Forms
 from rfmi.arrays.network import ResidualNetwork, train
 
-SMALLEST_Z, WORSE_THAN_BASE = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}, 3.0
+SMALLEST_Z, WORSE_THAN_BASE = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}, 5.0
 ROUNDS, STILL_LEARNING, MOST_STEPS = 3, 2.0, 5000
 BY_HEART, WIDTH_OF_DAMPING = 6.0, 6.0
 CHANGE_ERROR, GAP_ERROR, UNSEEN_ERROR = 1.0, 0.25, 3.0
