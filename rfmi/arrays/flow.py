@@ -8,14 +8,12 @@ lowers V. The base's share is integrated exactly, the network's share by Monte C
 
 1. Where the network adds nothing to the base that held-out pairs can tell, the base alone answers: what it adds, in
    standard errors over pairs, must pass 1 after a quarter of the steps, 1.5 after half of them and 3 at the end;
-   before the end, its held-out loss may not be above the base's by five standard errors. Where it fails, training
-   stops.
+   below 2,500 pairs, its held-out loss may not pass the base's by five standard errors before the end, as then it
+   learns pairs by heart. Where it fails, training stops.
 2. Where the held-out loss still falls in the second half of the steps, by more than two standard errors, as many steps
    again follow, twice at most and up to 5,000 in all.
 3. Richardson's extrapolation in the length of training: what is not yet learnt is taken to fall as 1 / steps, so that
-   with V_1 after half of the steps and V_2 after all of them, V = V_2 + c (V_2 - V_1) with c = 1. Where the held-out
-   loss rose in the second half, the networks begin to overfit: c falls from 1 at a rise of six standard errors to 0
-   at twelve, where V = V_2.
+   with V_1 after half of the steps and V_2 after all of them, V = V_2 + (V_2 - V_1).
 
 The fitting error has two parts, added in squares. Where the networks answer: |V_2 - V_1|, and a quarter of the gap
 between the squared and the re-noising form after half of the steps, between which the truth lies when errors are of
@@ -34,9 +32,9 @@ from tqdm import tqdm
 from rfmi.arrays.cross_fit import DRAWS, CrossFit, Forms
 from rfmi.arrays.network import ResidualNetwork, train
 
-SMALLEST_Z, WORSE_THAN_BASE = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}, 5.0
+SMALLEST_Z = {0.25: 1.0, 0.5: 1.5, 1.0: 3.0}
 ROUNDS, STILL_LEARNING, MOST_STEPS = 3, 2.0, 5000
-BY_HEART, WIDTH_OF_DAMPING = 6.0, 6.0
+BY_HEART, FEW_PAIRS = 5.0, 2500
 CHANGE_ERROR, GAP_ERROR, UNSEEN_ERROR = 1.0, 0.25, 3.0
 
 
@@ -88,7 +86,7 @@ def flow_information(
             half, full = full, {name: base[name] + drawn[name] - base_drawn[name] for name in drawn}
             scorings += 1
             added = full["residual"] - base["residual"]
-            worse = step < length and z_of(full["re_noising"] - base["re_noising"]) < -WORSE_THAN_BASE
+            worse = n < FEW_PAIRS and step < length and z_of(full["re_noising"] - base["re_noising"]) < -BY_HEART
             if worse or z_of(added) < checks.get(step, -np.inf):
                 fitting = max(added.mean(), 0.0), UNSEEN_ERROR * split.dimensions / n
                 return _answer(base, base["residual"], float(added.mean()), fitting, None, 2 * n * DRAWS * scorings)
@@ -97,8 +95,7 @@ def flow_information(
         if gain < STILL_LEARNING or 2 * length > MOST_STEPS:
             break
     change = float((full["residual"] - half["residual"]).mean())
-    damping = np.clip((-gain - BY_HEART) / WIDTH_OF_DAMPING, 0, 1)
-    pairs = full["residual"] + (1 - damping) * (full["residual"] - half["residual"])
+    pairs = 2 * full["residual"] - half["residual"]
     gap = half["squared"].mean() - half["re_noising"].mean()
     fitting = CHANGE_ERROR * change, GAP_ERROR * gap
     if full["re_noising"].mean() < base["re_noising"].mean():
