@@ -70,11 +70,17 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 
 def render_command(arguments: argparse.Namespace) -> int:
-    """Make the pages of a report again, of what its notebooks and records hold."""
+    """Make the pages of a report again, of its notebooks and records; of the committed one, the README too."""
+    from lab.front import written
     from lab.study.runner import render_again
+    from rfmi.files import write_atomically
 
-    output = Path(arguments.output or repository_root() / "reports").expanduser().resolve()
+    committed = repository_root() / "reports"
+    output = Path(arguments.output or committed).expanduser().resolve()
     render_again(output)
+    if output == committed.resolve():
+        readme = repository_root() / "README.md"
+        write_atomically(readme, written(readme.read_text(encoding="utf-8"), output))
     print(f"the report is in {output / 'index.html'}")
     return SUCCESS
 

@@ -46,7 +46,8 @@ class FlowInformation:
     sampling_error, fitting_error: its standard errors
     half: (n,) values of each form after half of the training
     change: V_2 - V_1, or what the network seemed to add where the base answers
-    network: the trained networks, None where the base answers
+    used: whether the value holds what the networks add
+    network: the trained networks, None where the base scores pairs better
     evaluations: network evaluations spent on scoring
     """
 
@@ -55,6 +56,7 @@ class FlowInformation:
     fitting_error: float
     half: Forms
     change: float
+    used: bool
     network: ResidualNetwork | None
     evaluations: int
 
@@ -89,7 +91,9 @@ def flow_information(
             worse = n < FEW_PAIRS and step < length and z_of(full["re_noising"] - base["re_noising"]) < -BY_HEART
             if worse or z_of(added) < checks.get(step, -np.inf):
                 fitting = max(added.mean(), 0.0), UNSEEN_ERROR * split.dimensions / n
-                return _answer(base, base["residual"], float(added.mean()), fitting, None, 2 * n * DRAWS * scorings)
+                return _answer(
+                    base, base["residual"], float(added.mean()), fitting, False, None, 2 * n * DRAWS * scorings
+                )
         gain = z_of(full["re_noising"] - half["re_noising"])
         length = steps * 2**round_number  # as many as there have been
         if gain < STILL_LEARNING or 2 * length > MOST_STEPS:
@@ -100,7 +104,7 @@ def flow_information(
     fitting = CHANGE_ERROR * change, GAP_ERROR * gap
     if full["re_noising"].mean() < base["re_noising"].mean():
         half, averaged = half | {"re_noising": base["re_noising"]}, None
-    return _answer(half, pairs, change, fitting, averaged, 2 * n * DRAWS * scorings)
+    return _answer(half, pairs, change, fitting, True, averaged, 2 * n * DRAWS * scorings)
 
 
 def z_of(values: np.ndarray) -> float:
@@ -108,7 +112,7 @@ def z_of(values: np.ndarray) -> float:
     return float(values.mean() / (values.std(ddof=1) / len(values) ** 0.5 + 1e-300))
 
 
-def _answer(half: Forms, pairs: np.ndarray, change, fitting, network, evaluations) -> FlowInformation:
+def _answer(half: Forms, pairs: np.ndarray, change, fitting, *rest) -> FlowInformation:
     spread = max(float(part.std(ddof=1)) for part in (pairs, half["re_noising"]))
     error = float(np.hypot(*fitting))
-    return FlowInformation(float(pairs.mean()), spread / len(pairs) ** 0.5, error, half, change, network, evaluations)
+    return FlowInformation(float(pairs.mean()), spread / len(pairs) ** 0.5, error, half, change, *rest)

@@ -50,7 +50,7 @@ class MutualInformation:
         (forms["re_noising"] is the mean of `pointwise`); "flow", what the flow says alone; and "neighbours", what the
         neighbours say alone, where they were asked; of two labels "table"
     diagnostics: what failed or must be known, name to sentence, empty where there is nothing
-    network_used: whether the networks added to the Gaussian base
+    network_used: whether the value holds what networks add to the Gaussian base
     evaluations: network evaluations spent on scoring
     """
 
@@ -216,7 +216,7 @@ class MutualInformationEstimator(BaseEstimator):
             flow.half["re_noising"][np.argsort(order.rows)],
             forms,
             diagnostics,
-            flow.network is not None,
+            flow.used,
             flow.evaluations,
         )
 
@@ -236,7 +236,7 @@ class MutualInformationEstimator(BaseEstimator):
         if seen < 20 * dimensions:
             few = f"{seen} training pairs for {dimensions} dimensions"
             said["few_samples"] = f"{few}; get {20 * dimensions} or reduce dimensions"
-        if flow.network is not None and abs(flow.change) > max(0.1, 0.1 * abs(value)):
+        if flow.used and abs(flow.change) > max(0.1, 0.1 * abs(value)):
             moved = f"the flow's value still moved by {flow.change:.3f} nats in the second half of training"
             said["training_length"] = f"{moved}; raise steps"
         return said

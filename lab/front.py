@@ -1,0 +1,101 @@
+"""The figures of the README, written between its markers from the results of the committed report.
+
+A marked part begins with <!-- name --> and ends with <!-- end -->; `PARTS` says what stands in it.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from lab.paths import data_folder
+
+MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+SHOWN = {
+    "01_rfmi_in_closed_form": ("Do the identities hold?", "bias_of_a_fitted_field"),
+    "02_benchmark": ("Does a learned flow measure mutual information?", "mi_error_against_n"),
+    "03_world_and_model": ("What does the small model know and draw?", "world_guidance"),
+    "04_which_score_ranks": ("Which score finds the image that follows its prompt?", "scoring_ranking"),
+    "05_fine_tuning": ("What can a model learn from its own images?", "finetuning_candidates"),
+    "06_evaluation": ("What does it gain?", "evaluation_guidance"),
+    "07_sd35": ("What does the paper's own experiment cost?", "sd35_cost"),
+}
+
+
+def written(text: str, reports: Path) -> str:
+    """The README `text` with its marked parts made anew from {reports}/results."""
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (reports / "results").glob("*.json")}
+    return MARKED.sub(lambda part: part[1] + PARTS[part[2]](results) + part[3], text)
+
+
+def points(row: dict[str, float], value: str = "value") -> str:
+    """A change of a share and its interval, in percentage points."""
+    return f"{100 * row[value]:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+
+
+def _headline(results: dict) -> str:
+    found = results["evaluation"]
+    best, distance = found["best_against_best"], found["quality_at_pool"]["frechet_distance"]
+    shown = "no gain is shown" if best["low"] <= 0 else "a gain"
+    changes = [distance[f"change{end}"] for end in ("", "_low", "_high")]
+    return (
+        f"**Fine-tuned on its own images, the model changes its alignment with new prompts by {points(best)}, each "
+        f"model at its own best guidance ({best['base_guidance']:g} and {best['ours_guidance']:g}): {shown}. At "
+        f"guidance {found['settings']['guidance']:g}, it gains {points(found['gain'])}, and the Fréchet distance rises "
+        "by {:.2f} ({:.2f} to {:.2f}).** Intervals are 95%.".format(*changes)
+    )
+
+
+def _findings(results: dict) -> str:
+    benchmark, scores, found = (results[name] for name in ("mi_benchmark", "scoring", "evaluation"))
+    low, high = benchmark["mae_interval"]["10000"]
+    published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")["10000"].min()
+    held = {int(n): f"{row['coverage']:.0%}" for n, row in benchmark["beyond"].items()}
+    held = [f"{held[n]} from {n:,}" for n in sorted(held)]
+    chosen, top = scores["default_method"], scores["top1"]
+    ends = [f"{100 * end:.0f}" for end in scores["top1_interval"][chosen]]
+    bases = {float(guidance): row["base"] for guidance, row in found["by_guidance"].items()}
+    return "\n".join(
+        [
+            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 pairs is"
+            f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); published at best: {published:.3f}."
+            f" On ten other kinds of data, intervals hold the truth in {', '.join(held)} pairs.",
+            f"- **Scoring.** The best of 16 images by the guided likelihood is aligned for {top[chosen]:.0%}"
+            f" ({' to '.join(ends)}) of prompts, by the published score for {top['published_path']:.0%}, a random one"
+            f" for {top['random']:.0%}.",
+            f"- **Guidance does more** than fine-tuning: from {bases[1]:.0%} aligned without it to"
+            f" {max(bases.values()):.0%}.",
+        ]
+    )
+
+
+def _answers(results: dict) -> dict[str, str]:
+    benchmark, world, scores = (results[name] for name in ("mi_benchmark", "base_model", "scoring"))
+    learned, gains, cost = (results[name] for name in ("finetuning", "evaluation", "sd35"))
+    truth = learned["correlation_with_truth"]["ours"]
+    hours = {(row["stage"], row["pixels"]): row["hours"] for row in cost["hours"]}
+    return {
+        "01": "Yes, but without guidance the published score ranks images backwards",
+        "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat from 10,000 pairs",
+        "03": f"It tells {world['knowledge']['mean']:.0%} of changed prompts from the true one and draws "
+        f"{world['at_best_guidance']['mean']:.0%} of images right at guidance {world['best_guidance']:g}",
+        "04": f"The guided likelihood; it closes {scores['share_of_ceiling']:.0%} of the gap to the judge",
+        "05": f"Its score, which correlates with the truth at {truth['value']:.2f} "
+        f"({truth['low']:.2f} to {truth['high']:.2f})",
+        "06": f"{points(gains['gain_over_random'])} over training on random images",
+        "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category; "
+        f"{hours['score 16 for training, cheaply', 1024]:.1f} in our cheap form",
+    }
+
+
+def _notebooks(results: dict) -> str:
+    answers, rows = _answers(results), ["| | question | answer |", "|---|---|---|"]
+    for name, (question, figure) in SHOWN.items():
+        picture = f'<img src="reports/figures/{figure}.png" width="120">'
+        links = f"[{name[:2]}](notebooks/{name}.ipynb), [page](reports/{name}.html)"
+        rows.append(f"| {picture} | {links}: {question} | {answers[name[:2]]} |")
+    return "\n".join(rows)
+
+
+PARTS = {"headline": _headline, "findings": _findings, "notebooks": _notebooks}
