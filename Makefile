@@ -1,5 +1,5 @@
 # make reproduce            the whole study, sized for an hour, from nothing, into reports-cpu/ (PROFILE=smoke or gpu: reports-smoke/, reports-gpu/)
-# make reproduce PROFILE=full    the committed report in reports/ and the outputs in notebooks/, with more prompts and seeds, in about three and a half hours
+# make reproduce PROFILE=full    the committed report in reports/ and the outputs in notebooks/, with more prompts and seeds, in about five hours
 # make check                the fast tests, under three minutes
 # make test                 all tests, and every committed notebook executed again at its smallest size and compared
 # make lint                 ruff's checks and format, as pyproject.toml has them

@@ -12,14 +12,14 @@ import pandas as pd
 from lab.paths import data_folder
 
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-SHOWN = {
-    "01_rfmi_in_closed_form": ("Do the identities hold?", "bias_of_a_fitted_field"),
-    "02_benchmark": ("Does a learned flow measure mutual information?", "mi_error_against_n"),
-    "03_world_and_model": ("What does the small model know and draw?", "world_guidance"),
-    "04_which_score_ranks": ("Which score finds the image that follows its prompt?", "scoring_ranking"),
-    "05_fine_tuning": ("What can a model learn from its own images?", "finetuning_candidates"),
-    "06_evaluation": ("What does it gain?", "evaluation_guidance"),
-    "07_sd35": ("What does the paper's own experiment cost?", "sd35_cost"),
+QUESTIONS = {
+    "01_rfmi_in_closed_form": "Do the identities hold?",
+    "02_benchmark": "Does a learned flow measure mutual information?",
+    "03_world_and_model": "What does the small model know and draw?",
+    "04_which_score_ranks": "Which score finds the image that follows its prompt?",
+    "05_fine_tuning": "What can a model learn from its own images?",
+    "06_evaluation": "What does it gain?",
+    "07_sd35": "What does the paper's own experiment cost?",
 }
 
 
@@ -91,8 +91,8 @@ def _answers(results: dict) -> dict[str, str]:
 
 def _notebooks(results: dict) -> str:
     answers, rows = _answers(results), ["| | question | answer |", "|---|---|---|"]
-    for name, (question, figure) in SHOWN.items():
-        picture = f'<img src="reports/figures/{figure}.png" width="120">'
+    for name, question in QUESTIONS.items():
+        picture = f'<img src="reports/thumbnails/{name}.png" width="120">'
         links = f"[{name[:2]}](notebooks/{name}.ipynb), [page](reports/{name}.html)"
         rows.append(f"| {picture} | {links}: {question} | {answers[name[:2]]} |")
     return "\n".join(rows)
