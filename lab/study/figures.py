@@ -22,6 +22,7 @@ PALETTE = "colorblind"
 RESOLUTION = 110
 SMALL = (5.4, 3.6)
 WIDE = (9.6, 4.0)
+MOST_NAMED = 4  # lines that bear their names; more have a legend
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 STYLE = {"figure.dpi": RESOLUTION, "savefig.dpi": RESOLUTION, "figure.figsize": SMALL, "axes.titlelocation": "left"}
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.5, "legend.frameon": False}
@@ -57,6 +58,7 @@ def points(
     label: str = "share",
     bars: Sequence[tuple[float, str]] = (),
     limits: tuple[float, float] | None = None,
+    title: str = "",
     axes: Axes | None = None,
 ) -> Figure:
     """Values with their intervals by category, a colour and a marker a series.
@@ -64,6 +66,7 @@ def points(
     horizontal: a row a category, the first one on top, in place of a column
     label, limits: of the axis of values
     bars: (value, name) of lines across
+    title: what the figure shows, in a few words
     """
     series = _series(table, x, by)
     places = list(dict.fromkeys(place for part in series.values() for place in part[x]))
@@ -90,7 +93,7 @@ def points(
         axes.set(**{f"{of_values}lim": limits})
     if len(series) > 1:
         axes.legend(**BESIDE)
-    return axes.figure
+    return _titled(axes, title)
 
 
 def lines(
@@ -102,13 +105,15 @@ def lines(
     labels: tuple[str, str] | None = None,
     zero: float | None = None,
     log: str = "",
+    title: str = "",
     axes: Axes | None = None,
 ) -> Figure:
-    """Lines with bands, a colour and a marker a series; the series "mean" in black.
+    """Lines with bands, a colour and a marker a series; the series "mean" in black. Up to four bear their own names.
 
     labels: of the two axes, the columns' names without
     zero: the height of a line across, as 0 or 0.5
     log: the axes with a logarithmic scale, "x", "y" or "xy"
+    title: what the figure shows, in a few words
     """
     series = _series(table, x, by)
     if axes is None:
@@ -125,8 +130,32 @@ def lines(
         axes.axhline(zero, color="k", lw=0.8)
     axes.set(xlabel=(labels or (x, y))[0], ylabel=(labels or (x, y))[1])
     axes.set(**{f"{axis}scale": "log" for axis in log})
-    if len(series) > 1:
+    if 1 < len(series) <= MOST_NAMED:
+        _name_lines(axes, colour)
+    elif len(series) > 1:
         axes.legend(**BESIDE)
+    return _titled(axes, title)
+
+
+def _name_lines(axes: Axes, colour: dict[str, tuple[float, float, float]]) -> None:
+    """Every line's name at its right end, in its colour; names that would overlap are moved apart."""
+    axes.figure.canvas.draw()
+    named = [line for line in axes.lines if line.get_label() in colour]
+    ends = {line.get_label(): line.get_xydata()[np.argmax(line.get_xdata())] for line in named}
+    heights = {name: axes.transData.transform(end)[1] for name, end in ends.items()}
+    least, above = axes.figure.dpi / 72 * 11, np.inf
+    for name in sorted(heights, key=heights.get, reverse=True):
+        moved = min(heights[name], above - least)
+        offset = 6, (moved - heights[name]) * 72 / axes.figure.dpi
+        axes.annotate(
+            name, ends[name], offset, textcoords="offset points", color=colour[name], fontsize=8, va="center"
+        )
+        above = moved
+
+
+def _titled(axes: Axes, title: str) -> Figure:
+    if title:
+        axes.set_title(title, fontsize=10)
     return axes.figure
 
 
