@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from lab.benchmarks import peer_runs, peer_tables, peers
+from lab.oracles.pairs import KEPT_ASIDE, KIND_OF, KINDS, PAIRS, has_labels
 from lab.oracles.tasks import TASKS
 from lab.paths import data_folder, repository_root
 
@@ -185,6 +186,7 @@ def test_the_command_measures_what_it_is_asked_for(adaptor, monkeypatch, tmp_pat
     other, kept = "1v1-bimodal-0.75", os.sched_getaffinity(0)
     settings = {"calls": str(tmp_path / "calls.txt")}
     fakes = {name: ("ours", settings | {"name": name}) for name in ("RFMI", "MINE", "MINDE")}
+    fakes["MINDE"][1]["seconds"] = 240.0
     monkeypatch.setattr(peers, "ESTIMATORS", fakes)
     asked = ["--tasks", TASK, other, "--minde-tasks", other, "--minde-seconds", "7", "--n", str(N), "--seeds", "1", "2"]
     try:
@@ -199,6 +201,61 @@ def test_the_command_measures_what_it_is_asked_for(adaptor, monkeypatch, tmp_pat
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert {unit["settings"]["seconds"] for unit in results["units"] if unit["estimator"] == "MINDE"} == {7.0}
     assert results["provenance"]["command"].startswith("python -m lab.benchmarks.peers --tasks")
+
+
+SHAPES = """
+PACKAGES = ("numpy",)
+
+def estimate(x, y, seed, settings):
+    if y.ndim == 1:
+        raise ValueError("labels")
+    return {"estimate": float(y.shape[1]), "details": {"sums": y.sum(axis=1).tolist(), "kind": y.dtype.kind}}
+"""
+
+
+def test_the_others_get_labels_as_one_hot_columns_and_ours_as_they_are(adaptor, monkeypatch, tmp_path):
+    labels = next(name for name, task in PAIRS.items() if has_labels(task))
+    for name in ("ours", "other"):
+        (tmp_path / f"{name}.py").write_text(SHAPES)
+    (tmp_path / "other.txt").write_text("")
+    monkeypatch.setattr(peer_runs, "python_of", lambda environment: sys.executable)
+    unit = {"settings": {}, "task": labels, "n": N, "seed": 0}
+    other, ours = (peer_runs.measured(unit | {"environment": name}) for name in ("other", "ours"))
+    assert other["estimate"] == len(set(PAIRS[labels].sample(N, 0)[1].tolist())) > 1
+    assert other["details"] == {"sums": [1.0] * N, "kind": "f"}
+    assert (ours["estimate"], ours["failure"]) == (None, "ended with status 1: ValueError: labels")
+    assert other["truth"] == PAIRS[labels].mutual_information
+
+
+def test_pairs_by_kind_go_to_a_table_of_their_own(adaptor, monkeypatch, tmp_path):
+    kept = os.sched_getaffinity(0)
+    settings = {"calls": str(tmp_path / "calls.txt")}
+    fakes = {name: ("ours", settings | {"name": name}) for name in ("InfoNCE", "MINDE")}
+    fakes["MINDE"][1]["seconds"] = 240.0
+    monkeypatch.setattr(peers, "ESTIMATORS", fakes)
+    monkeypatch.setattr(peers, "ROUNDS", [("two moons",), ("turned bodies",)])
+    adaptor.write_text(SHAPES)
+    try:
+        peers.main(["--pairs", "--n", str(N), "--output", str(tmp_path / "out")])
+    finally:
+        os.sched_setaffinity(0, kept)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["by_kind.csv", "by_kind.json"]
+    table = pd.read_csv(tmp_path / "out/by_kind.csv")
+    rows = table[["estimator", "kind", "pair", "n", "seed"]].itertuples(index=False, name=None)
+    assert list(rows) == [
+        ("InfoNCE", "labels", "two moons", N, 0),
+        ("MINDE", "labels", "two moons", N, 0),
+        ("InfoNCE", "manifolds", "turned bodies", N, 0),
+    ]
+    assert table["value"].isna().tolist() == table["failure"].notna().tolist() == [True, True, False]
+    made = json.loads((tmp_path / "out/by_kind.json").read_text())
+    assert made["provenance"]["command"].startswith("python -m lab.benchmarks.peers --pairs")
+    assert [unit["estimate"] for unit in made["units"]] == [None, None, 9.0]
+
+
+def test_a_round_has_a_pair_of_each_kind_and_together_they_are_those_kept_aside():
+    assert all([KIND_OF[name] for name in names] == list(KINDS) for names in peers.ROUNDS)
+    assert sorted(sum(peers.ROUNDS, ())) == sorted(KEPT_ASIDE)
 
 
 def record(estimator, error, seconds, *, task=TASK, curve=(), settings=None):
@@ -293,6 +350,7 @@ def test_the_curve_table_has_one_row_a_reading():
         (["--tasks", "1v1-norml-0.75"], "1v1-normal-0.75"),
         (["--minde-tasks", "1v1-norml-0.75"], "1v1-normal-0.75"),
         (["--seeds", "0", "one"], "one"),
+        (["--pair"], "--pair"),
     ],
 )
 def test_a_wrong_option_is_refused_before_anything_runs(capsys, cache, arguments, said):
@@ -313,7 +371,7 @@ def test_the_committed_tables_are_those_of_the_committed_units(tmp_path):
 
 def test_the_command_alone_asks_for_the_committed_units():
     units = pd.read_csv(data_folder() / "peers" / "units.csv")
-    assert set(units["estimator"]) == set(peers.ESTIMATORS)
+    assert set(units["estimator"]) == set(peers.ESTIMATORS) - {"MMG"}
     for name, tasks in units.groupby("estimator")["task"]:
         assert tuple(tasks) == (peers.MINDE_TASKS if name == "MINDE" else peers.ALL_TASKS)
 
@@ -330,12 +388,12 @@ def test_an_environment_of_its_own_is_made_and_made_again(monkeypatch, tmp_path)
         assert told.stdout.strip() == str(tmp_path / ".venv-peers-small")
 
 
-@pytest.mark.parametrize("name", ["CCA", "MINE", "InfoNCE", "MINDE"])
+@pytest.mark.parametrize("name", ["CCA", "MINE", "InfoNCE", "MINDE", "MMG"])
 def test_the_other_packages_themselves(name):
     environment, settings = peers.ESTIMATORS[name]
     if not (repository_root() / f".venv-peers-{environment}").is_dir():
         pytest.skip("its environment is not made; python -m lab.benchmarks.peers makes it")
-    settings = settings | ({"seconds": 1.0} if name == "MINDE" else {})
+    settings = settings | ({"seconds": 1.0} if "seconds" in settings else {})
     unit = {"environment": environment, "settings": settings, "task": TASK, "n": 500, "seed": 0}
     record = peer_runs.measured(unit)
     assert record["failure"] is None and record["versions"]["python"]

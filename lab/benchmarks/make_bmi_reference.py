@@ -61,8 +61,7 @@ def describe(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         raise ValueError(f"a reference needs {4 * PILOT} pairs or more, got {len(x)} of x and {len(y)} of y; draw more")
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     low, centre, high = np.quantile(columns_of(x[:PILOT], y[:PILOT]), [0.25, 0.5, 0.75], axis=0).astype(np.float32)
-    x, y = x[PILOT:], y[PILOT:]
-    scale = high - low
+    x, y, scale = x[PILOT:], y[PILOT:], high - low
     return {
         "size": np.array(len(x)),
         "centre": centre,
@@ -77,15 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("samples", type=Path, help="with tasks.json, truths by name, and NAME.npz of x and y for each")
     parser.add_argument("output", type=Path, help="folder for reference_statistics.npz and mutual_information.json")
     folders = parser.parse_args(arguments)
-    arrays = {}
+    arrays, truth = {}, {}
     try:
-        listing = json.loads((folders.samples / "tasks.json").read_text())
-        for name in listing:
+        for name, entry in json.loads((folders.samples / "tasks.json").read_text()).items():
+            truth[name] = entry["mutual_information"]
             with np.load(folders.samples / f"{name}.npz") as sample:
                 arrays |= {f"{name}/{key}": value for key, value in describe(sample["x"], sample["y"]).items()}
     except FileNotFoundError as error:
         parser.error(f"{error.filename} is not there; name a folder with tasks.json and a NAME.npz for each task in it")
-    truth = {name: entry["mutual_information"] for name, entry in listing.items()}
     folders.output.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folders.output / "reference_statistics.npz", **arrays)
     (folders.output / "mutual_information.json").write_text(json.dumps(truth, indent=1) + "\n")

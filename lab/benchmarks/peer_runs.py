@@ -17,17 +17,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from lab import study
+from lab.oracles.pairs import PAIRS
 from lab.oracles.tasks import TASKS
 from lab.paths import repository_root
 
 ROOT = repository_root()
+KNOWN = TASKS | PAIRS
 ADAPTORS = "lab/benchmarks/adaptors"  # NAME.py for each environment, NAME.txt for all but ours
 RUN_ONE = "lab/benchmarks/run_one.py"
 OUR_CODE = ("rfmi.arrays", "rfmi.fields", "rfmi.times", "rfmi.estimators")
 CORES = 2
 LIMIT = 900.0  # seconds of a process, beside the seconds of training that its settings name
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(CORES))
-VARIABLES = THREADS | {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+VARIABLES = {"OMP_NUM_THREADS": str(CORES), "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 FOLDERS = re.compile(r"(?<![\w.])(?:/[\w.@+-]+)+/")  # those of one machine are of no use to a reader
 UNTOLD = dict.fromkeys(("estimate", "seconds", "peak_mebibytes", "mebibytes_before", "interval", "failure"))
 
@@ -61,7 +62,9 @@ def told_by(command: list[str], folder: Path, limit: float) -> dict:
 
 def peer_estimate(environment: str, settings: dict, task: str, n: int, seed: int) -> dict:
     """The number that an estimator gives and what it cost, or None and the reason."""
-    x, y = TASKS[task].sample(n, seed)
+    x, y = KNOWN[task].sample(n, seed)
+    if y.ndim == 1 and environment != "ours":  # labels: ours takes them as they are
+        y = (y[:, None] == np.unique(y)).astype(float)
     command = [python_of(environment), str(ROOT / RUN_ONE), environment, str(seed), json.dumps(settings)]
     with TemporaryDirectory() as folder:
         np.savez(Path(folder) / "samples.npz", x=x, y=y)
@@ -77,6 +80,6 @@ def measured(unit: dict) -> dict:
     """The record of a unit, kept where sample, settings and code are the same, else measured now."""
     environment, task = unit["environment"], unit["task"]
     needed = OUR_CODE if environment == "ours" else [f"{ADAPTORS}/{environment}.txt"]
-    uses = ["lab.oracles.tasks", RUN_ONE, f"{ADAPTORS}/{environment}.py", *needed]
+    uses = ["lab.oracles.tasks", "lab.oracles.pairs", RUN_ONE, f"{ADAPTORS}/{environment}.py", *needed]
     (record,) = study.run(peer_estimate, [unit], uses=uses, description=f"{environment} on {task}")
-    return unit | {"truth": float(TASKS[task].mutual_information)} | record
+    return unit | {"truth": float(KNOWN[task].mutual_information)} | record

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lab.oracles.pairs import KIND_OF
 from rfmi.files import write_atomically
 
 OURS = "RFMI"
@@ -38,14 +39,11 @@ def estimators_table(units: pd.DataFrame) -> pd.DataFrame:
         "error": valid["error"].mean(),
         "largest_error": valid["error"].max(),
         "ended_by": every["ended_by"].first(),
-        "seconds": valid["seconds"].mean(),
-        "process_seconds": valid["process_seconds"].mean(),
-        "peak_mebibytes": valid["peak_mebibytes"].max(),
-        "mebibytes_added": valid["mebibytes_added"].max(),
+        **valid[["seconds", "process_seconds"]].mean(),
+        **valid[["peak_mebibytes", "mebibytes_added"]].max(),
         "units_shared_with_ours": shared.size().reindex(list(every.groups), fill_value=0),
         "our_error_there": shared["error_ours"].mean(),
-        "error_ratio": shared["error"].mean() / shared["error_ours"].mean(),
-        "seconds_ratio": shared["seconds"].mean() / shared["seconds_ours"].mean(),
+        **{f"{each}_ratio": shared[each].mean() / shared[f"{each}_ours"].mean() for each in ("error", "seconds")},
         "memory_ratio": shared["peak_mebibytes"].max() / shared["peak_mebibytes_ours"].max(),
     }
     return pd.DataFrame(columns).rename_axis("estimator").sort_values("error", kind="stable").reset_index()
@@ -66,9 +64,8 @@ def time_to_our_error(units: pd.DataFrame, readings: pd.DataFrame, floor: float 
     A path that crosses the truth has our error for a moment, so "first" is the kinder and "kept" the stricter reading.
     Where it is not reached, the ratio is of all the time spent: a lower bound where a clock ended the training.
     """
-    ours = units[units["estimator"] == OURS].dropna(subset="error")[[*SAMPLE, "error", "seconds"]]
-    ours = ours.rename(columns={"error": "our_error", "seconds": "our_seconds"})
-    trained = readings[readings["estimator"] != OURS].dropna(subset="steps").merge(ours, on=SAMPLE)
+    ours = units[units["estimator"] == OURS].dropna(subset="error").set_index(SAMPLE)[["error", "seconds"]]
+    trained = readings[readings["estimator"] != OURS].dropna(subset="steps").merge(ours.add_prefix("our_"), on=SAMPLE)
     trained["error_to_reach"] = trained["our_error"].clip(lower=floor)
     trained["largest_from_here"] = trained[::-1].groupby(UNIT)["error"].cummax()
     last = {"error": "last_error", "steps": "training_steps", "seconds": "training_seconds"}
@@ -83,18 +80,19 @@ def time_to_our_error(units: pd.DataFrame, readings: pd.DataFrame, floor: float 
     return table.reset_index()[columns]
 
 
-def write_results(folder: Path, records: list[dict], source: dict) -> None:
-    """Write table.csv, units.csv, error_against_time.csv, time_to_our_error.csv and results.json, each in one piece."""
+def write_results(folder: Path, records: list[dict], source: dict, pairs: bool = False) -> None:
+    """Write the tables and results.json, each in one piece; of pairs by kind, by_kind.csv and by_kind.json alone."""
     units, readings = units_table(records), error_against_time(records)
     tables = {"table": estimators_table(units), "units": units, "error_against_time": readings}
     tables["time_to_our_error"] = time_to_our_error(units, readings)
+    results = {"error_floor": ERROR_FLOOR, "table": json.loads(tables["table"].to_json(orient="records"))}
+    if pairs:
+        units.insert(1, "kind", units["task"].map(KIND_OF))
+        tables, results = {"by_kind": units.rename(columns={"task": "pair", "estimate": "value"})}, {}
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
+    results["units"] = [{name: value for name, value in record.items() if name != "versions"} for record in records]
     installed = {record["environment"]: record["versions"] for record in records if record["versions"]}
-    results = {
-        "provenance": source | {"environments": installed},
-        "error_floor": ERROR_FLOOR,
-        "table": json.loads(tables["table"].to_json(orient="records")),
-        "units": [{name: value for name, value in record.items() if name != "versions"} for record in records],
-    }
-    write_atomically(folder / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    results = {"provenance": source | {"environments": installed}} | results
+    name = "by_kind.json" if pairs else "results.json"
+    write_atomically(folder / name, json.dumps(results, indent=1, allow_nan=False) + "\n")

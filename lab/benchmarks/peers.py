@@ -8,13 +8,12 @@ A run that was killed goes on where it was; a finished one only writes its table
 import argparse
 import itertools
 import os
-import re
 import sys
 from pathlib import Path
 
-from lab.benchmarks.peer_runs import CORES, measured
+from lab.benchmarks.peer_runs import CORES, KNOWN, measured
 from lab.benchmarks.peer_tables import write_results
-from lab.oracles.tasks import TASKS
+from lab.oracles.pairs import KEPT_ASIDE, KINDS
 from lab.paths import data_folder
 from lab.study.provenance import provenance
 
@@ -26,43 +25,46 @@ ESTIMATORS = {  # their environments and settings, the quick ones first
     "MINE": ("benchmark_mi", {"class": "MINEEstimator", "arguments": CRITIC}),
     "InfoNCE": ("benchmark_mi", {"class": "InfoNCEEstimator", "arguments": CRITIC}),
     "NWJ": ("benchmark_mi", {"class": "NWJEstimator", "arguments": CRITIC}),
-    "MINDE": ("diffusion_mi", {"arguments": {"type": "c"}}),
+    "MINDE": ("diffusion_mi", {"class": "MINDEEstimator", "seconds": 240.0, "arguments": {"type": "c"}}),
+    "MMG": ("diffusion_mi", {"class": "MMGEstimator", "seconds": 240.0, "arguments": {}}),
 }
 MINDE_TASKS = ("multinormal-sparse-5-5-2-2.0", "student-identity-2-2-1", "spiral-multinormal-sparse-3-3-2-2.0")
 ALL_TASKS = ("1v1-normal-0.75", "1v1-additive-0.1", *MINDE_TASKS)
+ROUNDS = list(zip(*([name for name in kind if name in KEPT_ASIDE] for kind in KINDS.values()), strict=True))
 
 
 def main(arguments: list[str]) -> None:
-    """Measure and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Measure, and write the tables after every unit."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     several = {"nargs": "+", "metavar": "NAME"}
-    parser.add_argument("--estimators", choices=ESTIMATORS, default=ESTIMATORS, help="who takes part (all)", **several)
-    parser.add_argument("--tasks", choices=TASKS, default=ALL_TASKS, help="what is estimated (five)", **several)
-    parser.add_argument("--minde-tasks", choices=TASKS, default=MINDE_TASKS, help="MINDE's among them (3)", **several)
-    parser.add_argument("--minde-seconds", type=float, default=240.0, help="training time of MINDE on a task (240)")
-    parser.add_argument("--n", type=int, default=10_000, help="pairs of a sample (10000)")
+    usual = [name for name in ESTIMATORS if name != "MMG"]
+    parser.add_argument("--pairs", action="store_true", help="pairs of other kinds in place of tasks, to by_kind.csv")
+    parser.add_argument("--estimators", choices=ESTIMATORS, default=usual, help="who takes part (not MMG)", **several)
+    parser.add_argument("--tasks", choices=KNOWN, default=ALL_TASKS, help="what is estimated (five)", **several)
+    parser.add_argument("--minde-tasks", choices=KNOWN, default=MINDE_TASKS, help="MINDE's and MMG's (3)", **several)
+    parser.add_argument("--minde-seconds", type=float, default=240.0, help="their training time on a task (240)")
+    parser.add_argument("--n", type=int, default=10_000, help="rows of a sample (10000)")
     parser.add_argument("--seeds", type=int, default=[0], help="of samples and estimators (0)", **several)
     parser.add_argument("--output", type=Path, default=data_folder() / "peers", help="the tables' folder (data/peers)")
+    if "--pairs" in arguments:
+        parser.set_defaults(tasks=sum(ROUNDS, ()), minde_tasks=ROUNDS[0])
     options = parser.parse_args(arguments)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # the processes started here inherit it
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     source = provenance() | {
         "command": " ".join(["python -m lab.benchmarks.peers", *arguments]),
-        "processor": model[1] if model else "unknown",
-        "cores": CORES,
+        "processor": Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0],
+        "cores": len(os.sched_getaffinity(0)),
         "load_at_start": round(os.getloadavg()[0], 2),
-        "n": options.n,
-        "seeds": options.seeds,
     }
     records = []
     for task, seed, name in itertools.product(options.tasks, options.seeds, options.estimators):
         environment, settings = ESTIMATORS[name]
-        if name == "MINDE":
+        if "seconds" in settings:
             settings = settings | {"seconds": options.minde_seconds}
         unit = {"environment": environment, "settings": settings, "task": task, "n": options.n, "seed": seed}
-        if name != "MINDE" or task in options.minde_tasks:
+        if "seconds" not in settings or task in options.minde_tasks:
             records.append({"estimator": name} | measured(unit))
-    write_results(options.output, records, source)
+            write_results(options.output, records, source, options.pairs)
 
 
 if __name__ == "__main__":

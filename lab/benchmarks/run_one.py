@@ -36,8 +36,7 @@ if __name__ == "__main__":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # end with the parent: left alone, this would slow the next one down
     adaptor = importlib.import_module(sys.argv[1])
     seed, settings = map(json.loads, sys.argv[2:])
-    with np.load("samples.npz") as samples:
-        x, y = samples["x"], samples["y"]
+    x, y = np.load("samples.npz").values()
     before = peak_mebibytes()
     started = time.perf_counter()
     result = adaptor.estimate(x, y, seed, settings)

@@ -23,12 +23,10 @@ def estimate(x, y, seed, settings):
     class TimedLog(TrainingLog):
         def log_test_mi(self, n_step, mi):
             super().log_test_mi(n_step, mi)
-            seconds = time.perf_counter() - started
-            curve.append({"steps": n_step, "seconds": seconds, "estimate": float(self.final_mi)})
+            curve.append({"steps": n_step, "seconds": time.perf_counter() - started, "estimate": float(self.final_mi)})
 
     _basic_training.TrainingLog = _mine_estimator.TrainingLog = TimedLog
     chosen = getattr(bmi.estimators, settings["class"])
     seeded = {"seed": seed} if "seed" in inspect.signature(chosen).parameters else {}
-    estimator = chosen(**settings["arguments"], **seeded)
-    value = float(estimator.estimate(x, y))
-    return {"estimate": value, "curve": curve, "details": json.loads(estimator.parameters().json())}
+    made = chosen(**settings["arguments"], **seeded)
+    return {"estimate": float(made.estimate(x, y)), "curve": curve, "details": json.loads(made.parameters().json())}
