@@ -17,7 +17,7 @@ QUESTIONS = {
     "02_benchmark": "Does a learned flow measure mutual information?",
     "03_world_and_model": "What does the small model know and draw?",
     "04_which_score_ranks": "Which score finds the image that follows its prompt?",
-    "05_fine_tuning": "What can a model learn from its own images?",
+    "05_fine_tuning": "What does it learn from its own images?",
     "06_evaluation": "What does it gain?",
     "07_sd35": "What does the paper's own experiment cost?",
 }
@@ -58,9 +58,9 @@ def _findings(results: dict) -> str:
     bases = {float(guidance): row["base"] for guidance, row in found["by_guidance"].items()}
     return "\n".join(
         [
-            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 pairs is"
+            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is"
             f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); published at best: {published:.3f}."
-            f" On ten other kinds of data, intervals hold the truth in {', '.join(held)} pairs.",
+            f" On ten other kinds of data, intervals hold the truth in {', '.join(held)} samples.",
             f"- **Scoring.** The best of 16 images by the guided likelihood is aligned for {top[chosen]:.0%}"
             f" ({' to '.join(ends)}) of prompts, by the published score for {top['published_path']:.0%}, a random one"
             f" for {top['random']:.0%}.",
@@ -76,12 +76,12 @@ def _answers(results: dict) -> dict[str, str]:
     truth = learned["correlation_with_truth"]["ours"]
     hours = {(row["stage"], row["pixels"]): row["hours"] for row in cost["hours"]}
     return {
-        "01": "Yes, but without guidance the published score ranks images backwards",
-        "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat from 10,000 pairs",
+        "01": "Yes, but without guidance the published score ranks samples backwards",
+        "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat from 10,000 samples",
         "03": f"It tells {world['knowledge']['mean']:.0%} of changed prompts from the true one and draws "
         f"{world['at_best_guidance']['mean']:.0%} of images right at guidance {world['best_guidance']:g}",
         "04": f"The guided likelihood; it closes {scores['share_of_ceiling']:.0%} of the gap to the judge",
-        "05": f"Its score, which correlates with the truth at {truth['value']:.2f} "
+        "05": f"The score, which correlates with the truth at {truth['value']:.2f} "
         f"({truth['low']:.2f} to {truth['high']:.2f})",
         "06": f"{points(gains['gain_over_random'])} over training on random images",
         "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category; "
