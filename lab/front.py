@@ -15,11 +15,11 @@ MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 QUESTIONS = {
     "01_rfmi_in_closed_form": "Do the identities hold?",
     "02_benchmark": "Does a learned flow measure mutual information?",
-    "03_world_and_model": "What does the small model know and draw?",
-    "04_which_score_ranks": "Which score finds the image that follows its prompt?",
+    "03_world_and_model": "What does the model know and draw?",
+    "04_which_score_ranks": "Which score finds the best image?",
     "05_fine_tuning": "What does it learn from its own images?",
     "06_evaluation": "What does it gain?",
-    "07_sd35": "What does the paper's own experiment cost?",
+    "07_sd35": "What does the paper's experiment cost?",
 }
 
 
@@ -42,8 +42,8 @@ def _headline(results: dict) -> str:
     return (
         f"**Fine-tuned on its own images, the model changes its alignment with new prompts by {points(best)}, each "
         f"model at its own best guidance ({best['base_guidance']:g} and {best['ours_guidance']:g}): {shown}. At "
-        f"guidance {found['settings']['guidance']:g}, it gains {points(found['gain'])}, and the Fréchet distance rises "
-        "by {:.2f} ({:.2f} to {:.2f}).** Intervals are 95%.".format(*changes)
+        f"guidance {found['settings']['guidance']:g}, it gains {points(found['gain'])}, and the Fréchet distance of "
+        "its images to true scenes rises by {:.2f} ({:.2f} to {:.2f}).** Intervals are 95%.".format(*changes)
     )
 
 
@@ -61,7 +61,7 @@ def _findings(results: dict) -> str:
             f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is"
             f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); published at best: {published:.3f}."
             f" On ten other kinds of data, intervals hold the truth in {', '.join(held)} samples.",
-            f"- **Scoring.** The best of 16 images by the guided likelihood is aligned for {top[chosen]:.0%}"
+            f"- **Scoring.** The best of 16 images by the guided field's likelihood is aligned for {top[chosen]:.0%}"
             f" ({' to '.join(ends)}) of prompts, by the published score for {top['published_path']:.0%}, a random one"
             f" for {top['random']:.0%}.",
             f"- **Guidance does more** than fine-tuning: from {bases[1]:.0%} aligned without it to"
