@@ -64,7 +64,7 @@ def _findings(results: dict) -> str:
             f"- **Scoring.** The best of 16 images by the guided field's likelihood is aligned for {top[chosen]:.0%}"
             f" ({' to '.join(ends)}) of prompts, by the published score for {top['published_path']:.0%}, a random one"
             f" for {top['random']:.0%}.",
-            f"- **Guidance does more** than fine-tuning: from {bases[1]:.0%} aligned without it to"
+            f"- **Guidance does more** than fine-tuning: it takes the base model from {bases[1]:.0%} to"
             f" {max(bases.values()):.0%}.",
         ]
     )
@@ -83,7 +83,8 @@ def _answers(results: dict) -> dict[str, str]:
         "04": f"The guided likelihood; it closes {scores['share_of_ceiling']:.0%} of the gap to the judge",
         "05": f"The score, which correlates with the truth at {truth['value']:.2f} "
         f"({truth['low']:.2f} to {truth['high']:.2f})",
-        "06": f"{points(gains['gain_over_random'])} over training on random images",
+        "06": f"{points(gains['gain_over_random'])} over training on random scores, at guidance "
+        f"{gains['settings']['guidance']:g}",
         "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category; "
         f"{hours['score 16 for training, cheaply', 1024]:.1f} in our cheap form",
     }
