@@ -180,7 +180,7 @@ def picture_grid(
         axis.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
         mark = "" if marks is None else "✓ " if marks[i] else "✗ "
         title = "\n".join(textwrap.wrap(mark + label, round(15 * inch)))
-        axis.set_title(title, fontsize=6.5, loc="center", y=1.0, pad=2)
+        axis.set_title(title, fontsize=8, loc="center", y=1.0, pad=2)
     return figure
 
 
