@@ -34,7 +34,8 @@ def disk_space(folder: Path) -> Iterator[None]:
             raise
         for leftover in folder.glob(f"*.{writer()}.tmp"):
             leftover.unlink(missing_ok=True)
-        raise OSError(errno.ENOSPC, f"the disk of {folder} is full; make room and call again") from error
+        sentence = f"the disk of {folder} is full; make room and call again, which goes on where it was"
+        raise OSError(errno.ENOSPC, sentence) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ Time runs from noise to data. What happens to the pairs, each step in a module o
 The flow runs on the array of lower dimension (I is symmetric), or on the one that is no label. In up to four dimensions
 in all, the flow's value and the neighbours' are joined by their errors; where they disagree, the interval is wider.
 The standard error is that of sampling and that of fitting, added in squares, times 1.2 for what neither of them sees:
-with it, 93 to 97% of the 95% intervals hold the truth of the open pairs of `lab.oracles.pairs`.
+with it, 91 to 97% of the 95% intervals hold the truth of pairs kept aside (`lab.oracles.pairs`, notebook 02).
 Between two labels no flow is needed: their table answers, its bias taken off.
 """
 

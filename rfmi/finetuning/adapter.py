@@ -25,7 +25,8 @@ def adapted_layers(pipeline: DiffusionPipeline, targets: Sequence[str] | None) -
     """
     transformer = pipeline.transformer
     if getattr(transformer, "peft_config", None):
-        raise ValueError("the pipeline has a LoRA loaded already; pipeline.unload_lora_weights() takes it out")
+        advice = "take it out with pipeline.unload_lora_weights(), or fuse it first"
+        raise ValueError(f"the pipeline has a LoRA loaded already; {advice}")
     names = [f".{name}" for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     asked = family_of(pipeline).lora_targets if targets is None else targets
     found = [target for target in asked if any(name.endswith(f".{target}") for name in names)]
@@ -93,5 +94,6 @@ def load_lora(pipeline: DiffusionPipeline, folder: str | Path) -> None:
     alpha = (found[-1] or {}).get(f"{PREFIX}lora_alpha")
     alike = {name: value.shape for name, value in layers.items()} == {n: v.shape for n, v in expected.items()}
     if not alike or alpha not in (None, transformer.peft_config[ADAPTER].lora_alpha):
-        raise ValueError(f"the LoRA in {folder} is of another architecture, rank, alpha or targets; ask for its own")
+        what = "architecture, rank, alpha or targets"
+        raise ValueError(f"the LoRA in {folder} is of another {what}; ask for what it was made with")
     set_peft_model_state_dict(transformer, layers, adapter_name=ADAPTER)

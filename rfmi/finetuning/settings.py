@@ -86,11 +86,8 @@ class FinetuningSettings:
             raise ValueError(f"averaging is {self.averaging}; give a share from 0 to below 1")
         whole_number("seed", self.seed, 0)
         levels = self.noise_level if isinstance(self.noise_level, tuple | list) else ()
-        if (
-            len(levels) != 2
-            or not all(_is_number(level) and abs(level) < math.inf for level in levels)
-            or levels[1] <= 0
-        ):
+        finite = all(_is_number(level) and abs(level) < math.inf for level in levels)
+        if len(levels) != 2 or not finite or levels[1] <= 0:
             raise ValueError(f"noise_level is {self.noise_level}; give a mean and a deviation above 0")
         if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
             raise ValueError(f"targets is {self.targets!r}; give a tuple of ends of layers' names, or None")

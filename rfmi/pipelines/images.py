@@ -23,9 +23,8 @@ def as_tensor(images: Tensor | np.ndarray | Sequence[Image.Image]) -> Tensor:
             raise ValueError(f"images is a list of {type(images[0]).__name__ if images else 'nothing'}; {WANTED}")
         sizes = sorted({image.size for image in images})
         if len(sizes) > 1:
-            raise ValueError(
-                f"images have {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]}; give those of one at once"
-            )
+            said = f"images have {len(sizes)} sizes, from {sizes[0]} to {sizes[-1]}"
+            raise ValueError(f"{said}; give those of one at once")
         images = np.stack([np.asarray(image.convert("RGB")) for image in images])
     if isinstance(images, np.ndarray):
         bytes_ = images.dtype == np.uint8

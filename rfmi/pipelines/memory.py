@@ -30,7 +30,8 @@ class MicroBatches:
                 if not any(complaint in str(error) for complaint in COMPLAINTS):
                     raise
                 if part.stop - start == 1:
-                    raise MemoryError("memory runs out at a single row; take smaller images or a larger one") from error
+                    advice = "take smaller images, a smaller dtype or a larger device"
+                    raise MemoryError(f"memory runs out at a single row; {advice}") from error
             self.size = (part.stop - start) // 2  # outside of the handler, which holds on to what did not fit
             clear_device_cache(garbage_collection=True)
         return parts

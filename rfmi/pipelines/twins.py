@@ -30,9 +30,8 @@ def sketch_of(transformer: nn.Module) -> str:
                     n += 1
     norm = math.sqrt(squares) or 1.0
     numbers = [math.log(norm), *(total / norm for total in sums)]
-    return " ".join(
-        [short_hash([type(network).__name__, config]), *(str(round(number, 5) + 0.0) for number in numbers)]
-    )
+    rounded = [str(round(number, 5) + 0.0) for number in numbers]
+    return " ".join([short_hash([type(network).__name__, config]), *rounded])
 
 
 def are_twins(one: str, other: str) -> bool:

@@ -152,7 +152,6 @@ def failing_of(scores: Tensor, own: int) -> float:
     deviation = (scores[:, :own] - scores[:, :own].mean(1, keepdim=True)).square().mean().sqrt()
     below = (quartile - scores) / deviation
     thresholds = below.flatten().unique()
-    passing = [
-        (below[:, :own] <= each).double().mean() - (below[:, own:] <= each).double().mean() for each in thresholds
-    ]
+    own_below, begun_below = below[:, :own], below[:, own:]
+    passing = [(own_below <= each).double().mean() - (begun_below <= each).double().mean() for each in thresholds]
     return float(thresholds[int(torch.stack(passing).argmax())])
