@@ -3,13 +3,13 @@
 A marked part begins with <!-- name --> and ends with <!-- end -->; `PARTS` says what stands in it.
 """
 
-import json
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from lab.paths import data_folder
+from lab.study.numbers import results_of
 
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 QUESTIONS = {
@@ -25,25 +25,25 @@ QUESTIONS = {
 
 def written(text: str, reports: Path) -> str:
     """The README `text` with its marked parts made anew from {reports}/results."""
-    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (reports / "results").glob("*.json")}
+    results = results_of(reports)
     return MARKED.sub(lambda part: part[1] + PARTS[part[2]](results) + part[3], text)
 
 
-def points(row: dict[str, float], value: str = "value") -> str:
+def points(row: dict[str, float]) -> str:
     """A change of a share and its interval, in percentage points."""
-    return f"{100 * row[value]:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    return f"{100 * row['value']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
 
 
 def _headline(results: dict) -> str:
     found = results["evaluation"]
     best, distance = found["best_against_best"], found["quality_at_pool"]["frechet_distance"]
     shown = "no gain is shown" if best["low"] <= 0 else "a gain"
-    changes = [distance[f"change{end}"] for end in ("", "_low", "_high")]
+    rise, low, high = (distance[f"change{end}"] for end in ("", "_low", "_high"))
     return (
         f"**Fine-tuned on its own images, the model changes its alignment with new prompts by {points(best)}, each "
         f"model at its own best guidance ({best['base_guidance']:g} and {best['ours_guidance']:g}): {shown}. At "
         f"guidance {found['settings']['guidance']:g}, it gains {points(found['gain'])}, and the Fréchet distance of "
-        "its images to true scenes rises by {:.2f} ({:.2f} to {:.2f}).** Intervals are 95%.".format(*changes)
+        f"its images to true scenes rises by {rise:.2f} ({low:.2f} to {high:.2f}).** Intervals are 95%."
     )
 
 
@@ -51,8 +51,8 @@ def _findings(results: dict) -> str:
     benchmark, scores, found = (results[name] for name in ("mi_benchmark", "scoring", "evaluation"))
     low, high = benchmark["mae_interval"]["10000"]
     published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")["10000"].min()
-    held = {int(n): f"{row['coverage']:.0%}" for n, row in benchmark["beyond"].items()}
-    held = [f"{held[n]} from {n:,}" for n in sorted(held)]
+    beyond = sorted((int(n), row["coverage"]) for n, row in benchmark["beyond"].items())
+    held = [f"{coverage:.0%} from {n:,}" for n, coverage in beyond]
     chosen, top = scores["default_method"], scores["top1"]
     ends = [f"{100 * end:.0f}" for end in scores["top1_interval"][chosen]]
     bases = {float(guidance): row["base"] for guidance, row in found["by_guidance"].items()}

@@ -82,13 +82,15 @@ def time_to_our_error(units: pd.DataFrame, readings: pd.DataFrame, floor: float 
 
 def write_results(folder: Path, records: list[dict], source: dict, pairs: bool = False) -> None:
     """Write the tables and results.json, each in one piece; of pairs by kind, by_kind.csv and by_kind.json alone."""
-    units, readings = units_table(records), error_against_time(records)
-    tables = {"table": estimators_table(units), "units": units, "error_against_time": readings}
-    tables["time_to_our_error"] = time_to_our_error(units, readings)
-    results = {"error_floor": ERROR_FLOOR, "table": json.loads(tables["table"].to_json(orient="records"))}
+    units, results = units_table(records), {}
     if pairs:
         units.insert(1, "kind", units["task"].map(KIND_OF))
-        tables, results = {"by_kind": units.rename(columns={"task": "pair", "estimate": "value"})}, {}
+        tables = {"by_kind": units.rename(columns={"task": "pair", "estimate": "value"})}
+    else:
+        readings = error_against_time(records)
+        tables = {"table": estimators_table(units), "units": units, "error_against_time": readings}
+        tables["time_to_our_error"] = time_to_our_error(units, readings)
+        results = {"error_floor": ERROR_FLOOR, "table": json.loads(tables["table"].to_json(orient="records"))}
     for name, table in tables.items():
         write_atomically(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     results["units"] = [{name: value for name, value in record.items() if name != "versions"} for record in records]

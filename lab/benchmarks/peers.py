@@ -15,7 +15,7 @@ from lab.benchmarks.peer_runs import CORES, KNOWN, measured
 from lab.benchmarks.peer_tables import write_results
 from lab.oracles.pairs import KEPT_ASIDE, KINDS
 from lab.paths import data_folder
-from lab.study.provenance import provenance
+from lab.study.provenance import processor, provenance
 
 CRITIC = {"hidden_layers": [16, 8], "verbose": False}
 ESTIMATORS = {  # their environments and settings, the quick ones first
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # the processes started here inherit it
     source = provenance() | {
         "command": " ".join(["python -m lab.benchmarks.peers", *arguments]),
-        "processor": Path("/proc/cpuinfo").read_text().partition("model name\t: ")[2].partition("\n")[0],
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_at_start": round(os.getloadavg()[0], 2),
     }

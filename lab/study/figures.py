@@ -139,7 +139,7 @@ def lines(
 
 def _name_lines(axes: Axes, colour: dict[str, tuple[float, float, float]]) -> None:
     """Every line's name at its right end, in its colour; names that would overlap are moved apart."""
-    axes.figure.canvas.draw()
+    axes.figure.draw_without_rendering()  # which finds the places
     named = [line for line in axes.lines if line.get_label() in colour]
     ends = {line.get_label(): line.get_xydata()[np.argmax(line.get_xdata())] for line in named}
     heights = {name: axes.transData.transform(end)[1] for name, end in ends.items()}
@@ -147,9 +147,7 @@ def _name_lines(axes: Axes, colour: dict[str, tuple[float, float, float]]) -> No
     for name in sorted(heights, key=heights.get, reverse=True):
         moved = min(heights[name], above - least)
         offset = 6, (moved - heights[name]) * 72 / axes.figure.dpi
-        axes.annotate(
-            name, ends[name], offset, textcoords="offset points", color=colour[name], fontsize=8, va="center"
-        )
+        axes.annotate(name, ends[name], offset, textcoords="offset points", color=colour[name], fontsize=8, va="center")
         above = moved
 
 

@@ -43,11 +43,11 @@ def executed(notebook: NotebookNode) -> str:
     return digest([cell.outputs for cell in notebook.cells if cell.cell_type == "code"])
 
 
-def fingerprint(job: Job) -> str:
-    """The hash of all that a notebook's page depends on; of its cells all but the one that a run has put there."""
+def fingerprint(job: Job, code: dict[str, str] | None = None) -> str:
+    """The hash of all that a notebook's page depends on, of its cells all but a run's own; `code`: of `parts_of_code`."""
     cells = [cell for cell in nbformat.read(job.notebook, as_version=4).cells if not tagged(cell, INJECTED)]
     told = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in cells]
-    return digest([told, job.parameters, parts_of_code(), versions()])
+    return digest([told, job.parameters, code or parts_of_code(), versions()])
 
 
 def changed(record: dict[str, Any], notebook: NotebookNode, present: dict[str, str]) -> list[str]:

@@ -71,13 +71,12 @@ def between(rows: Sequence[dict[str, Any]]) -> str:
     return next((name for name, each in zip(names, inside, strict=True) if each), "")
 
 
-def rows_of(report: Path) -> dict[str, Row]:
-    """The rows of all results of a report folder, by file and key. Raises ValueError where there are none."""
+def results_of(report: Path) -> dict[str, Any]:
+    """All results of a report folder, by the name of their file. Raises ValueError where there are none."""
     files = sorted((report / "results").glob("*.json"))
     if not files:
         raise ValueError(f"{report} holds no results (results/*.json); name the folder of a report")
-    read = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-    return {row.key: row for row in flat(read)}
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
 class Pair(NamedTuple):
@@ -118,6 +117,6 @@ def said(row: Row | None) -> str:
 
 def compare(one: Path, other: Path) -> list[Pair]:
     """All results of two report folders, by key. Raises ValueError where a folder holds none."""
-    left, right = rows_of(one), rows_of(other)
+    left, right = ({row.key: row for row in flat(results_of(report))} for report in (one, other))
     pairs = {key: (left.get(key), right.get(key)) for key in left | right}
     return [Pair(key, *map(said, pair), verdict(*pair)) for key, pair in pairs.items()]

@@ -31,11 +31,17 @@ def commit() -> str:
         return "unknown"
 
 
+def processor() -> str:
+    """The name of the processor; "" where the system does not tell it."""
+    told = PROCESSORS.read_text() if PROCESSORS.exists() else ""
+    named = re.search(r"^model name\s*: (.+)$", told, re.MULTILINE)
+    return named[1] if named else ""
+
+
 def machine() -> str:
     """System, processors, memory and accelerators, in words."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    named = re.search(r"^model name\s*: (.+)$", PROCESSORS.read_text() if PROCESSORS.exists() else "", re.MULTILINE)
-    processors = f"{usable} processors" + (f" ({named[1]})" if named else "")
+    processors = f"{usable} processors" + (f" ({name})" if (name := processor()) else "")
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
     cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return ", ".join([f"{platform.system()} {platform.machine()}", processors, memory, *cards])

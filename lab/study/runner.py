@@ -126,7 +126,8 @@ def execute(job: Job, scratch: Path, failed: Path, seconds_a_cell: int) -> nbfor
 
 def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revision: str) -> float:
     """Run one notebook into the report folder and write its record last; its seconds. Raises NotebookFailure."""
-    state, started = fingerprint(job), time.monotonic()
+    code, started = parts_of_code(), time.monotonic()  # that of the start, by which all is computed
+    state = fingerprint(job, code)
     target, failed = executed_at(job, output, keep), output / "notebooks" / f"{job.name}.failed.ipynb"
     with tempfile.TemporaryDirectory() as folder:
         scratch, written = Path(folder), Path(folder, WRITTEN)
@@ -150,7 +151,7 @@ def run_notebook(job: Job, output: Path, keep: bool, seconds_a_cell: int, revisi
         "seconds_of_units": round(sum(each["seconds"] for each in units), 1),
         "units": units,
         "provenance": provenance(revision),
-        "code": own_code(notebook) | parts_of_code(),
+        "code": own_code(notebook) | code,
         "files": [*files, f"{job.name}.html"],
         "notebook": Path(os.path.relpath(target, output)).as_posix(),
         "executed": executed(nbformat.reads(text, as_version=4)),
