@@ -394,7 +394,7 @@ def test_the_other_packages_themselves(name):
     if not (repository_root() / f".venv-peers-{environment}").is_dir():
         pytest.skip("its environment is not made; python -m lab.benchmarks.peers makes it")
     settings = settings | ({"seconds": 1.0} if "seconds" in settings else {})
-    unit = {"environment": environment, "settings": settings, "task": TASK, "n": 500, "seed": 0}
+    unit = {"environment": environment, "settings": settings, "task": TASK, "n": 1000, "seed": 0}
     record = peer_runs.measured(unit)
     assert record["failure"] is None and record["versions"]["python"]
     assert abs(record["estimate"] - TRUTH) <= TRUTH + 0.1  # of few pairs, or steps: an estimate, not yet a good one
