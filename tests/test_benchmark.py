@@ -7,7 +7,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from lab.oracles.pairs import KEPT_ASIDE, KIND_OF, KINDS, PAIRS
+import rfmi
+from lab.oracles.pairs import KEPT_ASIDE, KIND_OF, KINDS, PAIRS, has_labels
 from lab.oracles.tasks import TASKS
 from lab.paths import data_folder, notebooks_folder, repository_root
 
@@ -99,3 +100,33 @@ def test_the_reading_is_the_recorded_numbers(recorded, estimates):
     spirals = estimates[(estimates.n == 10_000) & estimates.task.str.startswith("spiral")]
     others = estimates[(estimates.n == 10_000) & ~estimates.task.str.startswith("spiral")]
     assert (spirals.value - spirals.true).abs().mean() > 2 * (others.value - others.true).abs().mean()
+
+
+def test_the_recorded_open_pairs_are_all_there_with_their_truths_and_none_kept_aside():
+    opened = pd.read_csv(data_folder() / "recorded" / "open_pairs.csv")
+    assert not opened.duplicated(["pair", "n", "seed"]).any()
+    assert set(opened.pair) == set(opened[opened.n == 1000].pair) == set(PAIRS) - KEPT_ASIDE
+    truth = opened.pair.map(lambda pair: PAIRS[pair].mutual_information)
+    assert opened.true.tolist() == pytest.approx(truth.tolist(), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pair", "n"), [("saw tooth", 300), ("number of the cluster", 1000)])
+def test_a_recorded_estimate_of_an_open_pair_comes_again(pair, n):
+    opened = pd.read_csv(data_folder() / "recorded" / "open_pairs.csv")
+    (row,) = opened[(opened.pair == pair) & (opened.n == n) & (opened.seed == 1)].itertuples()
+    task = PAIRS[pair]
+    x, y = task.sample(n, seed=1)
+    found = rfmi.estimate_mutual_information(x, y, seed=1, discrete_y=True if has_labels(task) else None, progress=False)
+    standard_error = (row.high - row.low) / (2 * 1.96)
+    assert abs(found.value - row.value) < standard_error / 10
+
+
+def test_the_other_packages_were_asked_about_pairs_kept_aside_one_of_each_kind():
+    rivals = pd.read_csv(data_folder() / "peers" / "by_kind.csv")
+    assert set(rivals.pair) <= KEPT_ASIDE and rivals.kind.tolist() == rivals.pair.map(KIND_OF).tolist()
+    for _, asked in rivals.groupby("estimator"):
+        assert set(asked.kind) == set(KINDS) and not asked.duplicated(["pair", "n", "seed"]).any()
+    truth = rivals.pair.map(lambda pair: PAIRS[pair].mutual_information)
+    assert rivals.truth.tolist() == pytest.approx(truth.tolist(), rel=1e-5)
+    assert rivals.value.isna().tolist() == rivals.failure.notna().tolist()
