@@ -79,7 +79,7 @@ def _answers(results: dict) -> dict[str, str]:
         "01": "Yes, but without guidance the published score ranks samples backwards",
         "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat from 10,000 samples",
         "03": f"It tells {world['knowledge']['mean']:.0%} of changed prompts from the true one and draws "
-        f"{world['at_best_guidance']['mean']:.0%} of images right at guidance {world['best_guidance']:g}",
+        f"{world['at_best_guidance']['mean']:.0%} of validation images right at guidance {world['best_guidance']:g}",
         "04": f"The guided likelihood; it closes {scores['share_of_ceiling']:.0%} of the gap to the judge",
         "05": f"The score, which correlates with the truth at {truth['value']:.2f} "
         f"({truth['low']:.2f} to {truth['high']:.2f})",
