@@ -23,6 +23,7 @@ SETTINGS = "settings.json"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
 SECONDS_OF_A_CLAIM = 300.0  # without a sign of life, after which its machine is taken for dead
+SECONDS_OF_AN_EMPTY_CLAIM = 30.0  # after which nobody is taken to be about to write a name into it
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -31,10 +32,7 @@ def remove_leftovers(folder: Path) -> None:
         if not psutil.pid_exists(int(path.stem.rpartition(".")[2])):
             path.unlink(missing_ok=True)
     for path in folder.glob("*.claim"):
-        with suppress(FileNotFoundError):
-            claim = path.stat()
-            if not claim.st_size and time.time() - claim.st_mtime > SECONDS_OF_A_CLAIM:
-                path.unlink()  # nobody's: the machine failed before a name was in it
+        _remove_if_nobodys(path)
         with suppress(Timeout), _claim(path.with_suffix("")):  # a dead process's is taken, and given back
             pass
 
@@ -145,11 +143,19 @@ def deal(
                     bar.update()
                 else:
                     left[unit] = path
+                    _remove_if_nobodys(Path(claims[unit].lock_file))
             if len(left) == len(missing):
                 if not wait:
                     return
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             missing = left
+
+
+def _remove_if_nobodys(claim: Path) -> None:
+    """Remove a claim whose process was killed in the moment between making the file and writing its name into it."""
+    with suppress(FileNotFoundError):
+        if not claim.stat().st_size and time.time() - claim.stat().st_mtime > SECONDS_OF_AN_EMPTY_CLAIM:
+            claim.unlink()
 
 
 def _claim(path: Path) -> SoftFileLease:

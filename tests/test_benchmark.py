@@ -117,7 +117,9 @@ def test_a_recorded_estimate_of_an_open_pair_comes_again(pair, n):
     (row,) = opened[(opened.pair == pair) & (opened.n == n) & (opened.seed == 1)].itertuples()
     task = PAIRS[pair]
     x, y = task.sample(n, seed=1)
-    found = rfmi.estimate_mutual_information(x, y, seed=1, discrete_y=True if has_labels(task) else None, progress=False)
+    found = rfmi.estimate_mutual_information(
+        x, y, seed=1, discrete_y=True if has_labels(task) else None, progress=False
+    )
     standard_error = (row.high - row.low) / (2 * 1.96)
     assert abs(found.value - row.value) < standard_error / 10
 

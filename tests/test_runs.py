@@ -188,6 +188,12 @@ def test_a_claim_without_a_name_is_nobodys_after_a_while(tmp_path):
     assert work(tmp_path, [0]) == [0]
 
 
+def test_a_claim_without_a_name_keeps_nobody_waiting_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "SECONDS_OF_AN_EMPTY_CLAIM", 0.5)
+    (tmp_path / "0.json.claim").touch()
+    assert work(tmp_path, [0]) == [0]
+
+
 def test_what_failed_is_free_again(tmp_path):
     for _ in range(2):
         with pytest.raises(Waiting):
