@@ -397,5 +397,6 @@ def test_the_other_packages_themselves(name):
     unit = {"environment": environment, "settings": settings, "task": TASK, "n": 1000, "seed": 0}
     record = peer_runs.measured(unit)
     assert record["failure"] is None and record["versions"]["python"]
-    assert abs(record["estimate"] - TRUTH) <= (0.1 if name == "CCA" else 2.0)  # of few steps: not yet a good one
+    bound = {"CCA": 0.1, "MMG": 2.0}.get(name, TRUTH + 0.1)  # of few steps: an estimate, not yet a good one
+    assert abs(record["estimate"] - TRUTH) <= bound
     assert bool(record["curve"]) == (name != "CCA")
