@@ -23,7 +23,6 @@ SETTINGS = "settings.json"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "diffusers", "transformers")
 SECONDS_BETWEEN_LOOKS = 0.2  # at units that other processes have taken
 SECONDS_OF_A_CLAIM = 300.0  # without a sign of life, after which its machine is taken for dead
-SECONDS_OF_AN_EMPTY_CLAIM = 30.0  # after which nobody is taken to be about to write a name into it
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -90,7 +89,7 @@ def process_state():
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     launched_as_several = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys()
     if launched_as_several and state.num_processes == 1 and "WORLD_SIZE" not in os.environ:
-        said = "accelerate launch was asked for several processes and started one, as it does with --cpu"
+        said = "accelerate launch started one process in place of several, as it does with --cpu"
         warnings.warn(f"{said}; start them with torchrun --nproc-per-node", stacklevel=1)
     return state
 
@@ -108,10 +107,7 @@ def work_on(
     description: str,
     whole: Callable[[Path], bool] = is_whole,
 ) -> Iterator[Unit]:
-    """The units of a folder as `deal` gives them, after it was opened; ends when all files are there and whole.
-
-    Raises ValueError, as `open_folder` does, when the first unit is asked for.
-    """
+    """The units of a folder as `deal` gives them; asked for the first, raises ValueError as `open_folder` does."""
     open_folder(folder, settings)
     yield from deal(paths, description, whole)
 
@@ -121,8 +117,7 @@ def deal(
 ) -> Iterator[Unit]:
     """The units whose file is not there, each to whichever process asks first; ends when all files are there.
 
-    paths: the file that vouches for each unit, written before the next is asked for. What a dead process had taken
-        goes to another.
+    paths: the file that vouches for each unit, written before the next is asked for. A dead process's go to others.
     whole: whether a file is there, as it was written; a damaged one is dealt again.
     wait: False ends where others are at work on all that is left.
     """
@@ -154,7 +149,7 @@ def deal(
 def _remove_if_nobodys(claim: Path) -> None:
     """Remove a claim whose process was killed in the moment between making the file and writing its name into it."""
     with suppress(FileNotFoundError):
-        if not claim.stat().st_size and time.time() - claim.stat().st_mtime > SECONDS_OF_AN_EMPTY_CLAIM:
+        if not claim.stat().st_size and time.time() - claim.stat().st_mtime > SECONDS_OF_A_CLAIM / 10:
             claim.unlink()
 
 
