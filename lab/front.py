@@ -17,7 +17,7 @@ QUESTIONS = {
     "02_benchmark": "Does a learned flow measure mutual information?",
     "03_world_and_model": "What does the model know and draw?",
     "04_which_score_ranks": "Which score finds the best image?",
-    "05_fine_tuning": "What does it learn from its own images?",
+    "05_fine_tuning": "What does fine-tuning teach it?",
     "06_evaluation": "What does it gain?",
     "07_sd35": "What does the paper's experiment cost?",
 }
@@ -81,10 +81,10 @@ def _answers(results: dict) -> dict[str, str]:
         "03": f"It tells {world['knowledge']['mean']:.0%} of changed prompts from the true one and draws "
         f"{world['at_best_guidance']['mean']:.0%} of validation images right at guidance {world['best_guidance']:g}",
         "04": f"The guided likelihood; it closes {scores['share_of_ceiling']:.0%} of the gap to the judge",
-        "05": f"The score, which correlates with the truth at {truth['value']:.2f} "
+        "05": f"Its score; correlation with the judge's verdicts: {truth['value']:.2f} "
         f"({truth['low']:.2f} to {truth['high']:.2f})",
-        "06": f"{points(gains['gain_over_random'])} over training on random scores, at guidance "
-        f"{gains['settings']['guidance']:g}",
+        "06": f"{points(gains['gain'])} at guidance {gains['settings']['guidance']:g}; at each model's best, "
+        f"{points(gains['best_against_best'])}",
         "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category; "
         f"{hours['score 16 for training, cheaply', 1024]:.1f} in our cheap form",
     }
