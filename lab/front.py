@@ -34,16 +34,24 @@ def points(row: dict[str, float]) -> str:
     return f"{100 * row['value']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
 
 
+def listed(words: list[str]) -> str:
+    """Words as one reads them: commas, and an "and" before the last."""
+    return " and ".join([", ".join(words[:-1]), words[-1]])
+
+
 def _headline(results: dict) -> str:
     found = results["evaluation"]
-    best, distance = found["best_against_best"], found["quality_at_pool"]["frechet_distance"]
-    shown = "no gain is shown" if best["low"] <= 0 else "a gain"
-    rise, low, high = (distance[f"change{end}"] for end in ("", "_low", "_high"))
+    best, guidance = found["best_against_best"], found["settings"]["guidance"]
+    shown = "a gain" if best["low"] > 0 else "a loss" if best["high"] < 0 else "no clear gain"
+    scales = " and ".join(dict.fromkeys(f"{best[f'{name}_guidance']:g}" for name in ("base", "ours")))
+    rises = []
+    for measures in (found["quality"], found["quality_at_pool"]):
+        rise, low, high = (measures["frechet_distance"][f"change{end}"] for end in ("", "_low", "_high"))
+        rises.append(f"{rise:+.2f} ({low:+.2f} to {high:+.2f})")
     return (
-        f"**Fine-tuned on its own images, the model changes its alignment with new prompts by {points(best)}, each "
-        f"model at its own best guidance ({best['base_guidance']:g} and {best['ours_guidance']:g}): {shown}. At "
-        f"guidance {found['settings']['guidance']:g}, it gains {points(found['gain'])}, and the Fréchet distance of "
-        f"its images to true scenes rises by {rise:.2f} ({low:.2f} to {high:.2f}).** Intervals are 95%."
+        f"**With base and fine-tuned model each at its best guidance ({scales}), fine-tuning on the model's own images "
+        f"shows {shown} in alignment with new prompts: {points(best)}. At guidance {guidance:g}, it gains "
+        f"{points(found['gain'])}. The Fréchet distance to true scenes changes by {listed(rises)}.** 95% intervals."
     )
 
 
@@ -52,20 +60,19 @@ def _findings(results: dict) -> str:
     low, high = benchmark["mae_interval"]["10000"]
     published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")["10000"].min()
     beyond = sorted((int(n), row["coverage"]) for n, row in benchmark["beyond"].items())
-    held = [f"{coverage:.0%} from {n:,}" for n, coverage in beyond]
+    sizes, held = listed([f"{n:,}" for n, _ in beyond]), listed([f"{coverage:.0%}" for _, coverage in beyond])
     chosen, top = scores["default_method"], scores["top1"]
-    ends = [f"{100 * end:.0f}" for end in scores["top1_interval"][chosen]]
-    bases = {float(guidance): row["base"] for guidance, row in found["by_guidance"].items()}
+    ends = [f"{100 * end:.1f}" for end in scores["top1_interval"][chosen]]
+    best, gained = found["best_against_best"]["base_guidance"], points(found["gain_of_guidance"])
     return "\n".join(
         [
             f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is"
-            f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); published at best: {published:.3f}."
-            f" On ten other kinds of data, intervals hold the truth in {', '.join(held)} samples.",
-            f"- **Scoring.** The best of 16 images by the guided field's likelihood is aligned for {top[chosen]:.0%}"
-            f" ({' to '.join(ends)}) of prompts, by the published score for {top['published_path']:.0%}, a random one"
-            f" for {top['random']:.0%}.",
-            f"- **Guidance does more** than fine-tuning: it takes the base model from {bases[1]:.0%} to"
-            f" {max(bases.values()):.0%}.",
+            f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); best published: {published:.3f}."
+            f" On ten other kinds of data, interval coverage is {held} at {sizes} samples.",
+            f"- **Scoring.** Of 16 images, the one with the highest guided likelihood is aligned for {top[chosen]:.1%}"
+            f" ({' to '.join(ends)}) of validation prompts, the published score's choice for"
+            f" {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
+            f"- **Guidance does more**: at {best:g}, it gives the base model {gained} on validation prompts.",
         ]
     )
 
@@ -77,23 +84,24 @@ def _answers(results: dict) -> dict[str, str]:
     hours = {(row["stage"], row["pixels"]): row["hours"] for row in cost["hours"]}
     return {
         "01": "Yes, but without guidance the published score ranks samples backwards",
-        "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat from 10,000 samples",
+        "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat",
         "03": f"It tells {world['knowledge']['mean']:.0%} of changed prompts from the true one and draws "
         f"{world['at_best_guidance']['mean']:.0%} of validation images right at guidance {world['best_guidance']:g}",
-        "04": f"The guided likelihood; it closes {scores['share_of_ceiling']:.0%} of the gap to the judge",
+        "04": "Those with a likelihood; the model's own proposal closes "
+        f"{scores['share_of_ceiling']:.0%} of the gap to the judge",
         "05": f"Its score; correlation with the judge's verdicts: {truth['value']:.2f} "
         f"({truth['low']:.2f} to {truth['high']:.2f})",
         "06": f"{points(gains['gain'])} at guidance {gains['settings']['guidance']:g}; at each model's best, "
         f"{points(gains['best_against_best'])}",
-        "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category; "
-        f"{hours['score 16 for training, cheaply', 1024]:.1f} in our cheap form",
+        "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours to choose among 50 images, "
+        f"{hours['choose among 50, cheaply', 1024]:.0f} cheaply",
     }
 
 
 def _notebooks(results: dict) -> str:
     answers, rows = _answers(results), ["| | question | answer |", "|---|---|---|"]
     for name, question in QUESTIONS.items():
-        picture = f'<img src="reports/thumbnails/{name}.png" width="120">'
+        picture = f'<img src="reports/thumbnails/{name}.png" width="120" alt="">'
         links = f"[{name[:2]}](notebooks/{name}.ipynb), [page](reports/{name}.html)"
         rows.append(f"| {picture} | {links}: {question} | {answers[name[:2]]} |")
     return "\n".join(rows)

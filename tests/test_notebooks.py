@@ -6,7 +6,9 @@ import re
 import nbformat
 import pytest
 
+from lab import study
 from lab.paths import notebooks_folder, profiles_folder, repository_root
+from lab.study.fingerprints import CODE
 from lab.study.profiles import RESERVED, default_parameters, numbered_notebooks, plan
 
 NOTEBOOKS = numbered_notebooks(notebooks_folder())
@@ -150,3 +152,18 @@ def test_a_notebook_calls_the_instrument(number, called):
     (name,) = [name for name in NOTEBOOKS if name.startswith(number)]
     calls = {ast.unparse(node.func) for tree in trees(name) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     assert set(called) <= calls
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_change_of_what_a_notebook_imports_changes_its_fingerprint(name):
+    nodes = [node for tree in trees(name) for node in ast.walk(tree)]
+    named = {f"{node.module}.{each.name}" for node in nodes if isinstance(node, ast.ImportFrom) for each in node.names}
+    named |= {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
+    own = {each for each in named if each.partition(".")[0] in ("rfmi", "lab")} - {"lab.study"}
+    assert own
+    assert [each for each in own if not any(f"{each}.".startswith(f"{part}.") for part in CODE)] == []
+
+
+def test_a_change_of_what_study_offers_changes_every_fingerprint():
+    homes = {getattr(study, name).__module__ for name in study.__all__}
+    assert homes and homes <= {*CODE}

@@ -8,12 +8,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # of a notebook's kern
 _HOMES = {  # imported when they are asked for: torch, diffusers and seaborn take seconds
     "code": ("code_version",),  # the hash of modules' code
     "units": ("run", "together"),  # units of work: computed once, in several processes
-    "models": (
-        "pipeline",
-        "spread",
-        "weights_of",
-        "work_folder",
-    ),  # models, prompts and the folders of what resumes by itself
+    "models": ("pipeline", "spread", "weights_of", "work_folder"),  # models, prompts, folders of what resumes by itself
     "figures": ("colours", "lines", "markers", "panels", "picture_grid", "points"),
     "report": ("save_results", "show"),  # what goes into the report
 }

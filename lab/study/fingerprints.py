@@ -13,8 +13,9 @@ from lab.study.pages import INJECTED, tagged
 from lab.study.profiles import Job
 from rfmi.runs import versions
 
-STUDY = ("code", "figures", "models", "report", "units")  # the modules of lab.study that notebooks call
-CODE = ("rfmi", "lab.oracles", "lab.worlds", *(f"lab.study.{name}" for name in STUDY))  # what a notebook may use
+STUDY = ("code", "figures", "models", "profiles", "report", "units")  # the modules of lab.study that notebooks call
+TIMED = ("lab.benchmarks.finetuning_speed", "lab.benchmarks.full_size")  # the benchmarks that notebooks run
+CODE = ("rfmi", "lab.oracles", "lab.paths", *(f"lab.study.{name}" for name in STUDY), *TIMED, "lab.worlds")
 UNKNOWN = "unknown"  # of a record that does not say by which code it was computed
 
 
