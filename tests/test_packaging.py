@@ -225,5 +225,6 @@ def test_the_readmes_lines_on_a_pipeline_run_from_the_wheel(clean, tmp_path):
     (lines,) = [block for block in blocks if "load_lora_weights" in block]
     (folder,) = re.findall(r'from_pretrained\("([^"]+)"\)', lines)
     save_stable_diffusion_3_5(tmp_path / folder)
-    said = clean(f"{SMALLER}\n{lines}\nprint(images.shape, rfmi.score(pipe, images, prompts).values)", tmp_path)
-    assert "torch.Size([3, 3, 16, 16])" in said
+    shown = "print(len(images) == len(prompts), images.shape[1:], rfmi.score(pipe, images, prompts).values)"
+    said = clean(f"{SMALLER}\n{lines}\n{shown}", tmp_path)
+    assert "True torch.Size([3, 16, 16])" in said
