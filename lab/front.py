@@ -29,25 +29,32 @@ def written(text: str, reports: Path) -> str:
     return MARKED.sub(lambda part: part[1] + PARTS[part[2]](results) + part[3], text)
 
 
+def with_interval(row: dict[str, float], form: str, unit: str = "", scale: float = 1) -> str:
+    """The value of a row and its interval, times `scale` and in the format `form`."""
+    value, low, high = (format(scale * row[name], form) for name in ("value", "low", "high"))
+    return f"{value}{unit} ({low} to {high})"
+
+
 def points(row: dict[str, float]) -> str:
     """A change of a share and its interval, in percentage points."""
-    return f"{100 * row['value']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    return with_interval(row, "+.1f", " points", 100)
 
 
 def listed(words: list[str]) -> str:
     """Words as one reads them: commas, and an "and" before the last."""
-    return " and ".join([", ".join(words[:-1]), words[-1]])
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _headline(results: dict) -> str:
     found = results["evaluation"]
     best, guidance = found["best_against_best"], found["settings"]["guidance"]
     shown = "a gain" if best["low"] > 0 else "a loss" if best["high"] < 0 else "no clear gain"
-    scales = " and ".join(dict.fromkeys(f"{best[f'{name}_guidance']:g}" for name in ("base", "ours")))
-    rises = []
+    scales = listed([*dict.fromkeys(f"{best[f'{name}_guidance']:g}" for name in ("base", "ours"))])
+    ends, rises = {"value": "change", "low": "change_low", "high": "change_high"}, []
     for measures in (found["quality"], found["quality_at_pool"]):
-        rise, low, high = (measures["frechet_distance"][f"change{end}"] for end in ("", "_low", "_high"))
-        rises.append(f"{rise:+.2f} ({low:+.2f} to {high:+.2f})")
+        rise = {name: measures["frechet_distance"][column] for name, column in ends.items()}
+        rises.append(with_interval(rise, "+.2f"))
     return (
         f"**With base and fine-tuned model each at its best guidance ({scales}), fine-tuning on the model's own images "
         f"shows {shown} in alignment with new prompts: {points(best)}. At guidance {guidance:g}, it gains "
@@ -89,11 +96,10 @@ def _answers(results: dict) -> dict[str, str]:
         f"{world['at_best_guidance']['mean']:.0%} of validation images right at guidance {world['best_guidance']:g}",
         "04": "Those with a likelihood; the model's own proposal closes "
         f"{scores['share_of_ceiling']:.0%} of the gap to the judge",
-        "05": f"Its score; correlation with the judge's verdicts: {truth['value']:.2f} "
-        f"({truth['low']:.2f} to {truth['high']:.2f})",
+        "05": f"Its score; correlation with the judge's verdicts: {with_interval(truth, '.2f')}",
         "06": f"{points(gains['gain'])} at guidance {gains['settings']['guidance']:g}; at each model's best, "
         f"{points(gains['best_against_best'])}",
-        "07": f"{hours['choose among 50, published procedure', 1024]:.0f} H100 hours to choose among 50 images, "
+        "07": f"Choosing among 50: {hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category, "
         f"{hours['choose among 50, cheaply', 1024]:.0f} cheaply",
     }
 

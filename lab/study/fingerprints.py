@@ -8,12 +8,13 @@ import nbformat
 from nbformat import NotebookNode
 
 from lab.paths import data_folder
+from lab.study import HOMES
 from lab.study.code import bare, code_version, digest
 from lab.study.pages import INJECTED, tagged
 from lab.study.profiles import Job
 from rfmi.runs import versions
 
-STUDY = ("code", "figures", "models", "profiles", "report", "units")  # the modules of lab.study that notebooks call
+STUDY = (*HOMES, "profiles")  # the modules of lab.study that notebooks call
 TIMED = ("lab.benchmarks.finetuning_speed", "lab.benchmarks.full_size")  # the benchmarks that notebooks run
 CODE = ("rfmi", "lab.oracles", "lab.paths", *(f"lab.study.{name}" for name in STUDY), *TIMED, "lab.worlds")
 UNKNOWN = "unknown"  # of a record that does not say by which code it was computed

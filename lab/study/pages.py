@@ -23,7 +23,7 @@ from rfmi.files import whole_file, write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACE_OF_PACKAGES = re.compile(r"\S*/site-packages/")  # before the file that a warning names
-PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+%\|[^\r\n]*?\[[^\r\n\]]*\] *(\n(?!\x1b))?|\n?\x1b\[A|\r")
+PROGRESS_BAR = re.compile(r"\r?[^\r\n]*\d+%\|[^\r\n]*?\[[^\r\n\]]*\] *\n?|\n?\x1b\[A|\r")
 INJECTED = "injected-parameters"  # the tag of the cell of a run's own parameters
 PLACE_OF_REPORT = re.compile(r"^output = .*\n?", re.MULTILINE)
 FIGURE = re.compile(r'<figure id="([^"]+)".*?<img [^>]*?alt="([^"]*)"', re.DOTALL)
