@@ -448,7 +448,7 @@ def start_run(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_runs_on_one_cache_share_its_units_also_those_of_one_that_is_killed(tmp_path, cache, monkeypatch, start_run):
     log, victim, other = tmp_path / "log", start_run(), start_run()
-    while len({path.read_text().split()[0] for path in log.iterdir()}) < 2:  # both are at it
+    while len({pid for path in log.iterdir() for pid in path.read_text().split()}) < 2:  # both are at it
         assert victim.poll() is other.poll() is None
         time.sleep(0.01)
     time.sleep(random.uniform(0, 0.4))
