@@ -128,6 +128,13 @@ def test_code_and_sums_of_money_are_no_formulas():
     assert "<math" not in page and "$x$" in page and "$5 or $6" in page and "$y$" in page
 
 
+def test_fields_of_several_words_are_told_from_numbers():
+    row = {"what": "likelihood, 8 noises", "gain": -0.012, "low": np.nan, "high": 1e-12, "found": True, "n": 1000}
+    table = pd.DataFrame([row]).to_html()
+    assert table.count("<td>") == len(row)
+    assert pages.WORDS.sub("words: ", table).count("words: likelihood") == len(pages.WORDS.findall(table)) == 1
+
+
 def test_a_formula_without_mathml_is_refused():
     with pytest.raises(ValueError, match="unheardof.* has no MathML"):
         pages.markdown("$\\unheardof x$")

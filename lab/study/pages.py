@@ -31,6 +31,7 @@ CODE, BLOCK = r"```.*?```|`[^`]*`", r"\$\$(?P<block>.+?)\$\$"
 FORMULA = re.compile(rf"{CODE}|{BLOCK}|(?<!\\)\$(?=\S)(?P<inline>[^$`]+?)(?<=\S)\$(?!\d)", re.DOTALL)
 PLACE = re.compile(r"zformula(\d+)z")  # of a formula, while Markdown becomes HTML
 NAMED = re.compile(r'(?:id|href)="[^"]*"')
+WORDS = re.compile(r"<td>(?=[^<]*[A-Za-z]{2},? [A-Za-z])")  # a field of several words, which reads from the left
 TIDY = {  # what latex2mathml leaves undone: \| after \big, the operator \sim, the space after \log
     r">\\\|<": ">‖<",
     "<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",
@@ -142,7 +143,7 @@ def write_page(path: Path, notebook: NotebookNode, record: dict[str, Any]) -> No
     """Write an executed notebook as a page, with its provenance above it."""
     options = {"exclude_input_prompt": True, "exclude_output_prompt": True, "filters": {"markdown2html": markdown}}
     exporter = HTMLExporter(template_name="basic", **options)
-    body, _ = exporter.from_notebook_node(notebook)
+    body = WORDS.sub('<td class="words">', exporter.from_notebook_node(notebook)[0])
     write_atomically(path, render("page.html", body=jinja2.filters.do_mark_safe(body), record=record))
 
 
