@@ -75,8 +75,9 @@ def _findings(results: dict) -> str:
         [
             f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is"
             f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); best published: {published:.3f}."
-            f" On ten other kinds of data, interval coverage is {held} at {sizes} samples.",
-            f"- **Scoring.** Of 16 images, the one with the highest guided likelihood is aligned for {top[chosen]:.1%}"
+            f" On ten other kinds, interval coverage is {held} at {sizes} samples.",
+            f"- **Scoring.** Of 16 images at guidance {scores['settings']['guidance']:g}, the one with the highest guided"
+            f" likelihood is aligned for {top[chosen]:.1%}"
             f" ({' to '.join(ends)}) of validation prompts, the published score's choice for"
             f" {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
             f"- **Guidance does more**: at {best:g}, it gives the base model {gained} on validation prompts.",
@@ -94,7 +95,7 @@ def _answers(results: dict) -> dict[str, str]:
         "02": f"Yes: {benchmark['within_0.1']['10000']:.0f} of 40 tasks within 0.1 nat",
         "03": f"It tells {world['knowledge']['mean']:.0%} of changed prompts from the true one and draws "
         f"{world['at_best_guidance']['mean']:.0%} of validation images right at guidance {world['best_guidance']:g}",
-        "04": "Those with a likelihood; the model's own proposal closes "
+        "04": "Of the model's own, those with a likelihood; its proposal closes "
         f"{scores['share_of_ceiling']:.0%} of the gap to the judge",
         "05": f"Its score; correlation with the judge's verdicts: {with_interval(truth, '.2f')}",
         "06": f"{points(gains['gain'])} at guidance {gains['settings']['guidance']:g}; at each model's best, "
