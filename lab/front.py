@@ -68,7 +68,7 @@ def _findings(results: dict) -> str:
     published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")["10000"].min()
     beyond = sorted((int(n), row["coverage"]) for n, row in benchmark["beyond"].items())
     sizes, held = listed([f"{n:,}" for n, _ in beyond]), listed([f"{coverage:.0%}" for _, coverage in beyond])
-    chosen, top = scores["default_method"], scores["top1"]
+    settings, chosen, top = scores["settings"], scores["default_method"], scores["top1"]
     ends = [f"{100 * end:.1f}" for end in scores["top1_interval"][chosen]]
     best, gained = found["best_against_best"]["base_guidance"], points(found["gain_of_guidance"])
     return "\n".join(
@@ -76,8 +76,8 @@ def _findings(results: dict) -> str:
             f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is"
             f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); best published: {published:.3f}."
             f" On ten other kinds, interval coverage is {held} at {sizes} samples.",
-            f"- **Scoring.** Of 16 images at guidance {scores['settings']['guidance']:g}, the one with the highest guided"
-            f" likelihood is aligned for {top[chosen]:.1%}"
+            f"- **Scoring.** Of {settings['candidates']} images at guidance {settings['guidance']:g}, the one with the"
+            f" highest guided likelihood is aligned for {top[chosen]:.1%}"
             f" ({' to '.join(ends)}) of validation prompts, the published score's choice for"
             f" {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
             f"- **Guidance does more**: at {best:g}, it gives the base model {gained} on validation prompts.",
