@@ -77,9 +77,8 @@ def _findings(results: dict) -> str:
             f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); best published: {published:.3f}."
             f" On ten other kinds, interval coverage is {held} at {sizes} samples.",
             f"- **Scoring.** Of {settings['candidates']} images at guidance {settings['guidance']:g}, the one with the"
-            f" highest guided likelihood is aligned for {top[chosen]:.1%}"
-            f" ({' to '.join(ends)}) of validation prompts, the published score's choice for"
-            f" {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
+            f" highest guided likelihood is aligned for {top[chosen]:.1%} ({' to '.join(ends)}) of validation prompts,"
+            f" the published score's choice for {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
             f"- **Guidance does more**: at {best:g}, it gives the base model {gained} on validation prompts.",
         ]
     )
