@@ -31,7 +31,7 @@ CODE, BLOCK = r"```.*?```|`[^`]*`", r"\$\$(?P<block>.+?)\$\$"
 FORMULA = re.compile(rf"{CODE}|{BLOCK}|(?<!\\)\$(?=\S)(?P<inline>[^$`]+?)(?<=\S)\$(?!\d)", re.DOTALL)
 PLACE = re.compile(r"zformula(\d+)z")  # of a formula, while Markdown becomes HTML
 NAMED = re.compile(r'(?:id|href)="[^"]*"')
-WORDS = re.compile(r"<td>(?=[^<]*[A-Za-z]{2},? \w)")  # a field of several words, which reads from the left
+WORDS = re.compile(r"<td>(?=[^<]*[A-Za-z]{3},? \w)")  # a field of several words, which reads from the left
 TIDY = {  # what latex2mathml leaves undone: \| after \big, the operator \sim, the space after \log
     r">\\\|<": ">‖<",
     "<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",
