@@ -129,7 +129,7 @@ def test_code_and_sums_of_money_are_no_formulas():
 
 
 def test_fields_of_several_words_are_told_from_numbers():
-    row = {"what": "likelihood, 8 noises", "gain": -0.012, "low": np.nan, "high": 1e-12, "found": True, "n": "0.03 (0.02 to 0.04)"}
+    row = {"what": "likelihood, 8 noises", "gain": -0.012, "low": np.nan, "found": True, "share": "0.03 (0.02 to 0.04)"}
     table = pd.DataFrame([row]).to_html()
     assert table.count("<td>") == len(row)
     assert pages.WORDS.sub("words: ", table).count("words: likelihood") == len(pages.WORDS.findall(table)) == 1
