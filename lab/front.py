@@ -4,6 +4,8 @@ A marked part begins with <!-- name --> and ends with <!-- end -->; `PARTS` says
 """
 
 import re
+from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from lab.paths import data_folder
 from lab.study.numbers import results_of
 
 MARKED = re.compile(r"(<!-- (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+VALUE_LOW_HIGH = itemgetter("value", "low", "high")  # of a row of results
 QUESTIONS = {
     "01_rfmi_in_closed_form": "Do the identities hold?",
     "02_benchmark": "Does a learned flow measure mutual information?",
@@ -29,15 +32,15 @@ def written(text: str, reports: Path) -> str:
     return MARKED.sub(lambda part: part[1] + PARTS[part[2]](results) + part[3], text)
 
 
-def with_interval(row: dict[str, float], form: str, unit: str = "", scale: float = 1) -> str:
-    """The value of a row and its interval, times `scale` and in the format `form`."""
-    value, low, high = (format(scale * row[name], form) for name in ("value", "low", "high"))
+def with_interval(numbers: Iterable[float], form: str, unit: str = "", scale: float = 1) -> str:
+    """A value and its interval's two ends, times `scale` and in the format `form`."""
+    value, low, high = (format(scale * number, form) for number in numbers)
     return f"{value}{unit} ({low} to {high})"
 
 
 def points(row: dict[str, float]) -> str:
     """A change of a share and its interval, in percentage points."""
-    return with_interval(row, "+.1f", " points", 100)
+    return with_interval(VALUE_LOW_HIGH(row), "+.1f", " points", 100)
 
 
 def listed(words: list[str]) -> str:
@@ -51,10 +54,8 @@ def _headline(results: dict) -> str:
     best, guidance = found["best_against_best"], found["settings"]["guidance"]
     shown = "a gain" if best["low"] > 0 else "a loss" if best["high"] < 0 else "no clear gain"
     scales = listed([*dict.fromkeys(f"{best[f'{name}_guidance']:g}" for name in ("base", "ours"))])
-    ends, rises = {"value": "change", "low": "change_low", "high": "change_high"}, []
-    for measures in (found["quality"], found["quality_at_pool"]):
-        rise = {name: measures["frechet_distance"][column] for name, column in ends.items()}
-        rises.append(with_interval(rise, "+.2f"))
+    rise, measured = itemgetter("change", "change_low", "change_high"), (found["quality"], found["quality_at_pool"])
+    rises = [with_interval(rise(measures["frechet_distance"]), "+.2f") for measures in measured]
     return (
         f"**With base and fine-tuned model each at its best guidance ({scales}), fine-tuning on the model's own images "
         f"shows {shown} in alignment with new prompts: {points(best)}. At guidance {guidance:g}, it gains "
@@ -64,20 +65,19 @@ def _headline(results: dict) -> str:
 
 def _findings(results: dict) -> str:
     benchmark, scores, found = (results[name] for name in ("mi_benchmark", "scoring", "evaluation"))
-    low, high = benchmark["mae_interval"]["10000"]
+    error = with_interval([benchmark["mae"]["10000"], *benchmark["mae_interval"]["10000"]], ".3f", " nats")
     published = pd.read_csv(data_folder() / "published" / "mi_benchmark.csv", index_col="estimator")["10000"].min()
     beyond = sorted((int(n), row["coverage"]) for n, row in benchmark["beyond"].items())
     sizes, held = listed([f"{n:,}" for n, _ in beyond]), listed([f"{coverage:.0%}" for _, coverage in beyond])
     settings, chosen, top = scores["settings"], scores["default_method"], scores["top1"]
-    ends = [f"{100 * end:.1f}" for end in scores["top1_interval"][chosen]]
+    aligned = with_interval([top[chosen], *scores["top1_interval"][chosen]], ".1f", "%", 100)
     best, gained = found["best_against_best"]["base_guidance"], points(found["gain_of_guidance"])
     return "\n".join(
         [
-            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is"
-            f" {benchmark['mae']['10000']:.3f} nats ({low:.3f} to {high:.3f}); best published: {published:.3f}."
-            f" On ten other kinds, interval coverage is {held} at {sizes} samples.",
+            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is {error}; best published:"
+            f" {published:.3f}. On ten other kinds, interval coverage is {held} at {sizes} samples.",
             f"- **Scoring.** Of {settings['candidates']} images at guidance {settings['guidance']:g}, the one with the"
-            f" highest guided likelihood is aligned for {top[chosen]:.1%} ({' to '.join(ends)}) of validation prompts,"
+            f" highest guided likelihood is aligned for {aligned} of validation prompts,"
             f" the published score's choice for {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
             f"- **Guidance does more**: at {best:g}, it gives the base model {gained} on validation prompts.",
         ]
@@ -96,7 +96,7 @@ def _answers(results: dict) -> dict[str, str]:
         f"{world['at_best_guidance']['mean']:.0%} of validation images right at guidance {world['best_guidance']:g}",
         "04": "Of the model's own, those with a likelihood; its proposal closes "
         f"{scores['share_of_ceiling']:.0%} of the gap to the judge",
-        "05": f"Its score; correlation with the judge's verdicts: {with_interval(truth, '.2f')}",
+        "05": f"Its score; correlation with the judge's verdicts: {with_interval(VALUE_LOW_HIGH(truth), '.2f')}",
         "06": f"{points(gains['gain'])} at guidance {gains['settings']['guidance']:g}; at each model's best, "
         f"{points(gains['best_against_best'])}",
         "07": f"Choosing among 50: {hours['choose among 50, published procedure', 1024]:.0f} H100 hours a category, "

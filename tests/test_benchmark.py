@@ -80,7 +80,7 @@ def test_the_first_sentence_is_the_recorded_numbers(recorded):
     n, (low, high) = "10000", recorded["mae_interval"]["10000"]
     text = " ".join(nbformat.read(notebooks_folder() / "02_benchmark.ipynb", 4).cells[0].source.split())
     assert f"off by {recorded['mae'][n]:.3f} nats" in text and f"{low:.3f} to {high:.3f}" in text
-    assert recorded["tasks"][n] == recorded["within_0.1"][n] == 40  # which is what it says of each
+    assert recorded["tasks"][n] == recorded["within_0.1"][n] == 40 and "each of the 40" in text
     assert f"{recorded['coverage'][n]:.0%}" in text
     for row in recorded["beyond"].values():
         assert f"{row['mae']:.3f}" in text and f"{row['ksg_mae']:.3f}" in text and f"{row['coverage']:.0%}" in text
