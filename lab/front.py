@@ -74,8 +74,8 @@ def _findings(results: dict) -> str:
     best, gained = found["best_against_best"]["base_guidance"], points(found["gain_of_guidance"])
     return "\n".join(
         [
-            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is {error}; best published:"
-            f" {published:.3f}. On ten other kinds, interval coverage is {held} at {sizes} samples.",
+            f"- **Measuring.** Over forty benchmark tasks, the mean error from 10,000 samples is {error}; best"
+            f" published: {published:.3f}. On ten other kinds, interval coverage is {held} at {sizes} samples.",
             f"- **Scoring.** Of {settings['candidates']} images at guidance {settings['guidance']:g}, the one with the"
             f" highest guided likelihood is aligned for {aligned} of validation prompts,"
             f" the published score's choice for {top['published_path']:.1%}, a random one for {top['random']:.1%}.",
